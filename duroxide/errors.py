@@ -1,0 +1,137 @@
+"""Every exception that the library raises on purpose.
+
+    DuroxideError(Exception)
+        RegistrationError                 the program is wrong: fix it
+        LimitExceeded                     the call asked for too much; nothing was recorded
+        TaskError                         what the orchestration awaited failed; it may handle this
+            ActivityError  SubOrchestrationError  DurableTimeout
+        ClientError                       WaitTimeout, InstanceNotFound ...
+        ProviderError                     storage failed: .operation .retryable
+    OrchestrationAbort(BaseException)     not for user code: NonDeterminismError ...
+
+Facts are attributes and positional arguments, so that errors survive pickling; `__str__` words them.
+"""
+
+from __future__ import annotations
+
+
+class DuroxideError(Exception):
+    """The root of what callers may want to catch."""
+
+
+class RegistrationError(DuroxideError, ValueError):
+    """An activity or orchestration was declared in a way that can't work."""
+
+
+class LimitExceeded(DuroxideError, ValueError):
+    """A call asked for more than a limit allows; nothing was recorded for it."""
+
+    def __init__(self, what: str, actual: int, limit: int, unit: str = "bytes") -> None:
+        super().__init__(what, actual, limit, unit)
+        self.what = what
+        self.actual = actual
+        self.limit = limit
+        self.unit = unit
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.actual} {self.unit}) exceeds limit ({self.limit} {self.unit})"
+
+
+class TaskError(DuroxideError):
+    """Something that an orchestration awaited failed."""
+
+    def __init__(
+        self,
+        message: str,
+        error_type: str | None = None,
+        data: str | None = None,
+        retryable: bool = True,
+    ) -> None:
+        super().__init__(message, error_type, data, retryable)
+        self.message = message
+        self.error_type = error_type  # class name of the original exception
+        self.data = data  # JSON text that the failing code attached
+        self.retryable = retryable
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ActivityError(TaskError):
+    """An activity failed, after all attempts that its retry policy allows.
+
+    A failing activity may raise this itself to set `retryable` or to attach `data`.
+    """
+
+
+class SubOrchestrationError(TaskError):
+    """A child orchestration failed or was cancelled."""
+
+
+class DurableTimeout(TaskError, TimeoutError):
+    """A durable timer ended what was awaited."""
+
+
+class ClientError(DuroxideError, RuntimeError):
+    """A client call could not do what it was asked to."""
+
+
+class WaitTimeout(ClientError, TimeoutError):
+    """The instance did not get there in time; it goes on by itself."""
+
+    def __init__(self, instance_id: str, timeout_ms: int) -> None:
+        super().__init__(instance_id, timeout_ms)
+        self.instance_id = instance_id
+        self.timeout_ms = timeout_ms
+
+    def __str__(self) -> str:
+        return "Operation timed out"
+
+
+class InstanceNotFound(ClientError, LookupError):
+    """There is no instance of that id."""
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__(instance_id)
+        self.instance_id = instance_id
+
+    def __str__(self) -> str:
+        return f"instance {self.instance_id!r} not found"
+
+
+class ProviderError(DuroxideError):
+    """Storage failed. If `retryable`, the outcome is unknown and the same call may be made again."""
+
+    def __init__(self, operation: str, message: str, retryable: bool) -> None:
+        super().__init__(operation, message, retryable)
+        self.operation = operation
+        self.message = message
+        self.retryable = retryable
+
+    def __str__(self) -> str:
+        return f"{self.operation}: {self.message}"
+
+
+class CodecError(DuroxideError, ValueError):
+    """Stored text is not what this version can read, or a value can't be written."""
+
+
+class OrchestrationAbort(BaseException):
+    """Ends a run from inside; derives from BaseException so that user code does not swallow it."""
+
+
+class NonDeterminismError(OrchestrationAbort):
+    """The code did not repeat what its history says it did.
+
+    Args:
+        report: both sides, for people.
+        event_id: the recorded event at which they part; None where history ends.
+    """
+
+    def __init__(self, report: str, event_id: int | None = None) -> None:
+        super().__init__(report, event_id)
+        self.report = report
+        self.event_id = event_id
+
+    def __str__(self) -> str:
+        return self.report

@@ -1,0 +1,1 @@
+"""Where instances live: the contract (`base`), and the stores that come with the library."""

@@ -1,0 +1,565 @@
+"""The storage contract: what a runtime and its clients ask of a store.
+
+It is batch-first (one is a batch of one) and the store never parses what it keeps: messages, events
+and activities come as opaque text inside routed envelopes, and status and key-values as explicit
+operations. Times are Unix milliseconds of the *store's* clock; a lease is live while
+`now < expires`, a message is visible once `visible_at <= now`.
+
+The contract in full is a test suite: `duroxide.testing.provider_suite`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import Protocol, TypeAlias
+
+from duroxide.ids import (
+    ActivityToken,
+    EventId,
+    ExecutionId,
+    InstanceId,
+    MessageId,
+    TurnToken,
+)
+from duroxide.limits import MAX_WORKER_TAGS
+from duroxide.state import ExecutionStatus, KeyValue, KeyValueChange, SetCustomStatus
+from duroxide.version import SemVer, VersionRange
+
+CONTRACT_VERSION = 1
+
+
+class MessageKind(IntEnum):
+    """What a store has to know of a message: whether it may begin an instance, or may be dropped."""
+
+    START = 1
+    CONTINUE_AS_NEW = 2
+    ACTIVITY = 3
+    TIMER = 4
+    EVENT = 5
+    QUEUE = 6
+    CHILD = 7
+    CANCEL = 8
+
+
+# What goes in.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A message to an instance. Messages of one instance are delivered in the order of arrival."""
+
+    instance_id: InstanceId
+    kind: MessageKind
+    body: str
+    visible_at_ms: int | None = None  # None: at once
+    timer: tuple[ExecutionId, EventId] | None = None  # names a TIMER message, to cancel it by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """Work for an activity worker, named by the event that scheduled it."""
+
+    instance_id: InstanceId
+    execution_id: ExecutionId
+    activity_id: EventId
+    body: str
+    tag: str | None = None
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewExecution:
+    """What the first turn of an execution says about it."""
+
+    name: str
+    version: str
+    engine_version: SemVer  # only workers whose range contains it are given this execution
+    parent_instance_id: InstanceId | None = None  # kept once set
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitTurn:
+    """The outcome of a turn: written whole or not at all, if the lease is live and history fits.
+
+    History fits when `first_event_id` is the event that comes next in `execution_id`, or is 1 and the
+    execution is the next one. The store deletes the `consumed` messages and only those, adds the
+    activities before it removes the cancelled ones (scheduled and dropped in one turn nets to nothing),
+    and gives the lease back unless `keep_lease_ms` is set.
+    """
+
+    instance_id: InstanceId
+    token: TurnToken
+    execution_id: ExecutionId
+    first_event_id: EventId
+    events: tuple[str, ...] = ()  # JSON objects; numbered first_event_id, first_event_id + 1 ...
+    consumed: tuple[MessageId, ...] = ()
+    new_execution: NewExecution | None = None
+    status: ExecutionStatus = ExecutionStatus.RUNNING
+    output: str | None = None  # result, failure text, or the next input of a continued execution
+    activities: tuple[Activity, ...] = ()
+    cancelled_activities: tuple[EventId, ...] = ()  # of this instance and execution; absent is fine
+    messages: tuple[Message, ...] = ()  # to this or to other instances
+    cancelled_timers: tuple[EventId, ...] = ()  # of this execution; absent is fine
+    custom_status: SetCustomStatus | None = None
+    key_values: tuple[KeyValueChange, ...] = ()  # applied in order
+    finished: tuple[ActivityToken, ...] = ()  # fused completion: leased activities that end here
+    keep_lease_ms: int | None = None  # sticky lease: extend the lease instead of ending it
+    projections: tuple[str, ...] = ()  # for the commit hook; opaque to the store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishActivity:
+    """An activity ended. Its row goes and the completion is enqueued, or, without one, just the row."""
+
+    token: ActivityToken
+    completion: Message | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbandonTurn:
+    """Give an instance back unprocessed; only its messages of that poll are delayed or recounted."""
+
+    instance_id: InstanceId
+    token: TurnToken
+    delay_ms: int = 0
+    count_attempt: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbandonActivity:
+    token: ActivityToken
+    delay_ms: int = 0
+    count_attempt: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enqueue:
+    """A message from a client. An instance need not exist; none is created."""
+
+    message: Message
+
+
+CommitItem: TypeAlias = CommitTurn | FinishActivity | AbandonTurn | AbandonActivity | Enqueue
+
+
+class TagMode(Enum):
+    DEFAULT_ONLY = "default_only"  # untagged
+    TAGS = "tags"  # tagged with one of the set
+    DEFAULT_AND = "default_and"  # untagged, or tagged with one of the set
+    ANY = "any"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class TagSelection:
+    """Which activities a worker accepts."""
+
+    mode: TagMode = TagMode.DEFAULT_ONLY
+    tags: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        needs_tags = self.mode in (TagMode.TAGS, TagMode.DEFAULT_AND)
+        if needs_tags != bool(self.tags):
+            raise ValueError(
+                f"tag mode {self.mode.value!r} {'needs' if needs_tags else 'takes no'} tags"
+            )
+        if len(self.tags) > MAX_WORKER_TAGS:
+            raise ValueError(f"{len(self.tags)} worker tags, at most {MAX_WORKER_TAGS} are allowed")
+
+    def accepts(self, tag: str | None) -> bool:
+        match self.mode:
+            case TagMode.DEFAULT_ONLY:
+                return tag is None
+            case TagMode.TAGS:
+                return tag in self.tags
+            case TagMode.DEFAULT_AND:
+                return tag is None or tag in self.tags
+            case TagMode.ANY:
+                return True
+            case TagMode.NONE:
+                return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOwner:
+    """Under whose name sessions are claimed, for how long, and how many new ones may be."""
+
+    owner: str
+    lease_ms: int
+    max_new: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EagerDispatch:
+    """Lease up to `limit` of the activities that this very commit adds, to the committing worker."""
+
+    worker: str
+    limit: int
+    lease_ms: int
+    tags: TagSelection = TagSelection()
+
+
+# What comes out.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedMessage:
+    message_id: MessageId
+    kind: MessageKind
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How much of an instance's history the caller already has."""
+
+    execution_id: ExecutionId
+    last_event_id: EventId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasedTurn:
+    """An instance with something to do, leased to the caller.
+
+    A new instance has no name and version yet, execution 1 and next event 1; the store has made
+    nothing for it. `history` holds the events after `history_after` of the current execution, in
+    order; `history_after` is 0 (all events) unless the caller's cursor matched.
+    """
+
+    instance_id: InstanceId
+    token: TurnToken
+    expires_at_ms: int
+    execution_id: ExecutionId
+    next_event_id: EventId
+    attempt_count: int  # 1 on first delivery; the largest over the messages
+    messages: tuple[ReceivedMessage, ...]  # by message id
+    history: tuple[str, ...]
+    history_after: EventId = 0
+    status: ExecutionStatus = ExecutionStatus.RUNNING
+    name: str | None = None
+    version: str | None = None
+    parent_instance_id: InstanceId | None = None
+    key_values: Mapping[str, KeyValue] = field(default_factory=dict)  # as the execution began
+    history_error: str | None = None  # the stored text is unreadable; history is then empty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasedActivity:
+    instance_id: InstanceId
+    execution_id: ExecutionId
+    activity_id: EventId
+    token: ActivityToken
+    expires_at_ms: int
+    attempt_count: int  # 1 on first delivery
+    body: str
+    tag: str | None = None
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnPoll:
+    turns: tuple[LeasedTurn, ...]
+    now_ms: int  # the store's clock
+    next_due_ms: int | None  # when the next message becomes visible, if that is known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivityPoll:
+    activities: tuple[LeasedActivity, ...]
+    now_ms: int
+    next_due_ms: int | None
+
+
+class CommitCode(IntEnum):
+    APPLIED = 0
+    LEASE_LOST = 1  # permanent: expired, stolen, ended, or the instance is gone
+    HISTORY_CONFLICT = 2  # permanent: somebody else wrote that event
+    REPEATED = 3  # this very turn was applied before (a retry after a lost reply): success
+    REFUSED = 4  # permanent: the item itself can't be stored; `error` says why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitResult:
+    code: CommitCode
+    activities: tuple[LeasedActivity, ...] = ()  # eager dispatch: leased to the caller
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.code in (CommitCode.APPLIED, CommitCode.REPEATED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    lost_turns: frozenset[TurnToken]
+    lost_activities: frozenset[ActivityToken]  # cancelled, deleted, or taken over after expiry
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceStatus:
+    """One row: what waiting clients look at."""
+
+    instance_id: InstanceId
+    execution_id: ExecutionId
+    name: str
+    version: str | None
+    status: ExecutionStatus
+    output: str | None
+    custom_status: str | None
+    custom_status_version: int
+    created_at_ms: int
+    updated_at_ms: int
+    completed_at_ms: int | None
+    parent_instance_id: InstanceId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a store does beyond the required minimum; without one the runtime takes the plain path."""
+
+    contract_version: int = CONTRACT_VERSION
+    history_suffix: bool = False
+    sticky_lease: bool = False
+    eager_dispatch: bool = False
+    fused_completion: bool = False
+    change_feed: bool = False
+    next_due: bool = False
+    commit_hook: bool = False
+    caller_transaction: bool = False
+
+
+class Provider(Protocol):
+    """Durable storage for instances.
+
+    Every method may raise `ProviderError`. If it is retryable the outcome is unknown and the same call
+    may be made again; if not, nothing was written.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def start(self) -> None:
+        """Open what the provider needs; idempotent. Checks that the schema is there and is ours."""
+        ...
+
+    async def close(self) -> None:
+        """Give everything back; idempotent. Leases stay as they are."""
+        ...
+
+    async def poll_turns(
+        self,
+        *,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        wait_ms: int = 0,
+        known: Mapping[InstanceId, Cursor] | None = None,
+        held: Sequence[TurnToken] = (),
+        versions: Sequence[VersionRange] | None = None,
+    ) -> TurnPoll:
+        """Lease up to `want` instances that have visible messages and no live lease.
+
+        All visible messages of an instance come together and belong to this lease; later ones wait.
+        Instances are taken by their oldest visible message. One poll never returns an instance twice.
+
+        Args:
+            worker: who asks; for people who look at leases.
+            wait_ms: how long to wait for something to do; 0 returns at once.
+            known: what the caller has cached (history_suffix).
+            held: kept leases (sticky_lease) whose instances may get new messages under them.
+            versions: engine versions that the caller runs; None means all, empty none. An execution
+                that is outside is neither leased nor counted as delivered.
+        """
+        ...
+
+    async def poll_activities(
+        self,
+        *,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        wait_ms: int = 0,
+        tags: TagSelection = TagSelection(),
+        sessions: SessionOwner | None = None,
+    ) -> ActivityPoll:
+        """Lease up to `want` activities, oldest first, that `tags` accepts and nobody holds.
+
+        With `sessions`, an activity of a session is given only to the session's owner, who becomes
+        it by taking one whose session has no live owner; without, such activities are left alone.
+        """
+        ...
+
+    async def commit(
+        self, batch: Sequence[CommitItem], *, eager: EagerDispatch | None = None
+    ) -> Sequence[CommitResult]:
+        """Write each item whole or not at all, all in one transaction, and answer item by item.
+
+        A refused item leaves its neighbours alone. Results are in the order of the batch.
+        """
+        ...
+
+    async def renew(
+        self,
+        *,
+        turns: Sequence[TurnToken] = (),
+        turn_lease_ms: int = 0,
+        activities: Sequence[ActivityToken] = (),
+        activity_lease_ms: int = 0,
+    ) -> Renewal:
+        """Extend live leases to now + their length; tokens that are not live any more are reported."""
+        ...
+
+    async def renew_sessions(self, *, owner: str, lease_ms: int, idle_ms: int) -> int:
+        """Extend the owner's live sessions that had activity within `idle_ms`; returns how many."""
+        ...
+
+    async def read_status(
+        self, instance_ids: Sequence[InstanceId]
+    ) -> Mapping[InstanceId, InstanceStatus]:
+        """The state of those instances that exist."""
+        ...
+
+    async def read_history(
+        self, instance_id: InstanceId, execution_id: ExecutionId | None = None
+    ) -> Sequence[str]:
+        """All events of an execution (None: the current one), in order; empty if there is none."""
+        ...
+
+    async def read_key_values(self, instance_id: InstanceId) -> Mapping[str, KeyValue]:
+        """The live key-values, those of the running execution included."""
+        ...
+
+    async def wait_for_change(self, instance_ids: Sequence[InstanceId], *, wait_ms: int) -> None:
+        """Return when one of the instances may have changed, or after `wait_ms`: a hint, not a promise.
+
+        Without the capability `change_feed` it just waits, for a short while.
+        """
+        ...
+
+    def wake(self, *, turns: bool = False, activities: bool = False) -> None:
+        """Tell waiting polls of this process that there may be something to do."""
+        ...
+
+
+# Management: everything that people and their tools ask, off the hot path.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionInfo:
+    execution_id: ExecutionId
+    status: ExecutionStatus
+    output: str | None
+    started_at_ms: int
+    completed_at_ms: int | None
+    event_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceFilter:
+    instance_ids: tuple[InstanceId, ...] | None = None
+    completed_before_ms: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneOptions:
+    keep_last: int | None = None
+    completed_before_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteResult:
+    instances_deleted: int = 0
+    executions_deleted: int = 0
+    events_deleted: int = 0
+    queue_messages_deleted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneResult:
+    instances_processed: int = 0
+    executions_deleted: int = 0
+    events_deleted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemMetrics:
+    total_instances: int
+    total_executions: int
+    running_instances: int
+    completed_instances: int
+    failed_instances: int
+    total_events: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueDepths:
+    orchestrator_queue: int  # visible and not leased
+    worker_queue: int
+    timer_queue: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceStats:
+    history_event_count: int
+    history_size_bytes: int
+    queue_pending_count: int
+    kv_user_key_count: int
+    kv_total_value_bytes: int
+
+
+class ProviderAdmin(Protocol):
+    """Listing, pruning and deleting. Deleting an instance makes its leases and messages void."""
+
+    async def list_instances(
+        self, *, status: str | None = None, limit: int | None = None
+    ) -> Sequence[InstanceStatus]:
+        """Newest first."""
+        ...
+
+    async def list_executions(self, instance_id: InstanceId) -> Sequence[ExecutionInfo]:
+        """Oldest first; empty for an unknown instance."""
+        ...
+
+    async def list_children(self, instance_id: InstanceId) -> Sequence[InstanceId]: ...
+
+    async def instance_tree(self, instance_id: InstanceId) -> Sequence[InstanceId]:
+        """The instance and all its descendants, parents first."""
+        ...
+
+    async def delete_instances(
+        self, instance_ids: Sequence[InstanceId], *, force: bool = False
+    ) -> DeleteResult:
+        """Delete these instances, all or none.
+
+        Raises:
+            ProviderError: one is running and not `force`; one is unknown; or one has a child that is
+                not among them.
+        """
+        ...
+
+    async def delete_instances_by_filter(self, which: InstanceFilter) -> DeleteResult:
+        """Delete ended root instances with their whole trees; a tree that is still running stays."""
+        ...
+
+    async def prune_executions(
+        self, instance_id: InstanceId, options: PruneOptions
+    ) -> PruneResult: ...
+
+    async def prune_executions_by_filter(
+        self, which: InstanceFilter, options: PruneOptions
+    ) -> PruneResult: ...
+
+    async def system_metrics(self) -> SystemMetrics: ...
+
+    async def queue_depths(self) -> QueueDepths: ...
+
+    async def instance_stats(self, instance_id: InstanceId) -> InstanceStats | None: ...
+
+    async def cleanup_sessions(self, *, idle_ms: int) -> int: ...

@@ -1,0 +1,1 @@
+"""Everything that waits: fetches turns and activities, runs them, and commits what they did."""

@@ -1,0 +1,1 @@
+"""For tests: of users' orchestrations, and of stores written by others."""

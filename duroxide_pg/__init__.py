@@ -1,0 +1,1 @@
+"""The duroxide state provider on PostgreSQL."""

@@ -1,0 +1,1 @@
+"""Durable workflows written in SQL, on any PostgreSQL 14 to 18."""
