@@ -1,0 +1,1 @@
+create table {schema}._worker_ready (sentinel boolean);

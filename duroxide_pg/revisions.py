@@ -1,0 +1,59 @@
+"""Where migrations are found, in a wheel as in a checkout, and how a revision runs its frozen SQL."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from alembic import op
+from psycopg import sql
+
+
+def environment() -> Path:
+    """The folder of `env.py`; one environment serves every package that has migrations."""
+    return _alembic_of("duroxide_pg")
+
+
+def versions(package: str, name: str) -> Path:
+    """The folder of the revisions `name`, shipped with `package`."""
+    return _alembic_of(package) / "versions" / name
+
+
+def run_frozen_sql(revision_file: str, schema: str, **identifiers: str) -> None:
+    """Run the `.sql` file beside a revision, in the revision's transaction.
+
+    Args:
+        revision_file: the revision's `__file__`.
+        schema: replaces `{schema}`, quoted.
+        identifiers: further placeholders and the identifiers that replace them.
+    """
+    text = Path(revision_file).with_suffix(".sql").read_text(encoding="utf-8")
+    connection = op.get_bind().connection.driver_connection
+    assert connection is not None  # revisions run online: the schema decides what is done
+    connection.execute(fill(text, schema=schema, **identifiers))
+
+
+def fill(text: str, **identifiers: str) -> str:
+    """Replace `{name}` by the quoted identifier; a brace of the SQL itself is left alone."""
+    for name, identifier in identifiers.items():
+        text = text.replace("{" + name + "}", quoted(identifier))
+    return text
+
+
+def quoted(*names: str) -> str:
+    """A possibly qualified identifier, as SQL text."""
+    return str(sql.Identifier(*names).as_string(None))
+
+
+def target_schema() -> str:
+    """The schema that a running revision is for."""
+    schema: str | None = op.get_context().version_table_schema
+    assert schema is not None
+    return schema
+
+
+def _alembic_of(package: str) -> Path:
+    packed = Path(str(resources.files(package))) / "_alembic"
+    if packed.is_dir():
+        return packed
+    return Path(str(resources.files(package))).parent / "alembic"
