@@ -1,0 +1,2 @@
+ALTER ROLE postgres PASSWORD '{superuser}';
+ALTER ROLE durable PASSWORD '{application}';
