@@ -5,9 +5,12 @@
         LimitExceeded                     the call asked for too much; nothing was recorded
         TaskError                         what the orchestration awaited failed; it may handle this
             ActivityError  SubOrchestrationError  DurableTimeout
+        OrchestrationError                raised by code that wants to fail with exactly this text
         ClientError                       WaitTimeout, InstanceNotFound ...
         ProviderError                     storage failed: .operation .retryable
-    OrchestrationAbort(BaseException)     not for user code: NonDeterminismError ...
+    OrchestrationAbort(BaseException)     not for user code
+        NonDeterminismError               DeterminismViolation
+    Cancelled(BaseException)              thrown into what was cancelled: OrchestrationCancelled
 
 Facts are attributes and positional arguments, so that errors survive pickling; `__str__` words them.
 """
@@ -46,12 +49,14 @@ class TaskError(DuroxideError):
         error_type: str | None = None,
         data: str | None = None,
         retryable: bool = True,
+        category: str = "application",
     ) -> None:
-        super().__init__(message, error_type, data, retryable)
+        super().__init__(message, error_type, data, retryable, category)
         self.message = message
         self.error_type = error_type  # class name of the original exception
         self.data = data  # JSON text that the failing code attached
         self.retryable = retryable
+        self.category = category  # application, poison, configuration or infrastructure
 
     def __str__(self) -> str:
         return self.message
@@ -70,6 +75,21 @@ class SubOrchestrationError(TaskError):
 
 class DurableTimeout(TaskError, TimeoutError):
     """A durable timer ended what was awaited."""
+
+
+class OrchestrationError(DuroxideError):
+    """Raised by an orchestration to fail with exactly this message, and with data of its own."""
+
+    def __init__(
+        self, message: str, error_type: str | None = None, data: str | None = None
+    ) -> None:
+        super().__init__(message, error_type, data)
+        self.message = message
+        self.error_type = error_type
+        self.data = data  # JSON text
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class ClientError(DuroxideError, RuntimeError):
@@ -135,3 +155,22 @@ class NonDeterminismError(OrchestrationAbort):
 
     def __str__(self) -> str:
         return self.report
+
+
+class DeterminismViolation(NonDeterminismError):
+    """The code did what no orchestration may do: awaited something foreign, or never stopped."""
+
+
+class Cancelled(BaseException):
+    """Thrown into a durable task that was cancelled; raised by awaiting what was cancelled.
+
+    Like `asyncio.CancelledError` it does not derive from Exception: clean up and let it pass.
+    """
+
+
+class OrchestrationCancelled(Cancelled):
+    """Somebody asked to cancel this orchestration, which has a moment to clean up."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
