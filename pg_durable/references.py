@@ -1,0 +1,319 @@
+"""What a `$reference` means: the value it resolves to, and that value as text, literal or array."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pg_durable.quoting import quote_identifier, quote_literal
+from pg_durable.results import JsonValue, Number, columns_of, encode, parse, rows_of
+from pg_durable.steps.literals import ArrayItem, array_literal
+
+MAX_EXPANDED_ROWS = 10_000
+
+# Columns of these types hold JSON numbers and booleans; every other value is inserted as text.
+_BARE_TYPES = frozenset({"boolean", "smallint", "integer", "bigint", "real", "double precision"})
+_TAILS = r"(?P<tail>\.\*|\.[A-Za-z_][A-Za-z0-9_]*\??|\?|(?![A-Za-z0-9_]))"
+
+
+class SubstitutionError(ValueError):
+    """A template can't be filled in.
+
+    Args:
+        reference: as written in the template, where one is to blame.
+        bound: the names that could have been used.
+    """
+
+    def __init__(
+        self, message: str, reference: str | None = None, bound: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, reference, tuple(bound))
+        self.message = message
+        self.reference = reference
+        self.bound = tuple(bound)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    text: str  # as written, for messages
+    name: str
+    tail: str  # "", "?", ".field", ".field?" or ".*"
+
+    @classmethod
+    def of(cls, match: re.Match[str]) -> Reference:
+        return cls(text=match[0], name=match["name"], tail=match["tail"])
+
+    @property
+    def strict_text(self) -> str:
+        return self.text.removesuffix("?")
+
+    @property
+    def null_safe(self) -> bool:
+        return self.tail.endswith("?")
+
+    @property
+    def field(self) -> str | None:
+        return self.tail.strip(".?") or None
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """One value, not null."""
+
+    value: JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A whole result document, inserted as its text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet:
+    name: str
+    rows: list[JsonValue]
+    columns: tuple[tuple[str, str], ...]  # name and type, where the document names them
+
+
+@dataclass(frozen=True, slots=True)
+class Null:
+    pass
+
+
+Value: TypeAlias = Scalar | Document | RowSet | Null
+
+
+def finder(names: Iterable[str], *, escapes: bool = False) -> re.Pattern[str]:
+    """A pattern that finds references to these names, the longest name first."""
+    longest_first = sorted(names, key=lambda name: (-len(name), name))
+    alternatives = "|".join(re.escape(name) for name in longest_first)
+    escape = r"\\?" if escapes else ""
+    return re.compile(rf"{escape}\$(?P<name>{alternatives}){_TAILS}")
+
+
+def resolve(reference: Reference, results: Mapping[str, str]) -> Value:
+    """The value of a reference to a bound name.
+
+    Raises:
+        SubstitutionError: no rows, NULL without `?`, no such field, not a row set.
+    """
+    try:
+        return _resolve(reference, results[reference.name])
+    except SubstitutionError as error:
+        raise SubstitutionError(
+            error.message, reference=reference.text, bound=sorted(results)
+        ) from None
+
+
+def _resolve(reference: Reference, text: str) -> Value:
+    try:
+        document = parse(text)
+    except ValueError as error:
+        if reference.tail == ".*":
+            raise SubstitutionError(f"{reference.text} — invalid result JSON: {error}") from error
+        if reference.field is not None:
+            raise SubstitutionError(f"{reference.strict_text}: result is not valid JSON") from error
+        return Document(text)
+    rows = rows_of(document)
+    if reference.tail == ".*":
+        return _row_set(reference, document, rows)
+    if reference.field is not None:
+        return _field(reference, reference.field, document, rows)
+    return Document(text) if rows is None else _first_value(reference, rows)
+
+
+def _row_set(reference: Reference, document: JsonValue, rows: list[JsonValue] | None) -> RowSet:
+    if rows is None:
+        raise SubstitutionError(f"{reference.text} — invalid result format")
+    if len(rows) > MAX_EXPANDED_ROWS:
+        raise SubstitutionError(
+            f"{reference.text} — result has {len(rows)} rows, exceeding the maximum of "
+            f"{MAX_EXPANDED_ROWS} for row-set expansion. Use pagination or intermediate tables "
+            "for large result sets."
+        )
+    columns = tuple((column.name, column.type) for column in columns_of(document))
+    return RowSet(reference.name, rows, columns)
+
+
+def _first_value(reference: Reference, rows: list[JsonValue]) -> Value:
+    strict = reference.strict_text
+    if not rows:
+        return _null(reference, f"{strict} has no rows — query returned zero results")
+    first = rows[0]
+    values = list(first.values()) if isinstance(first, dict) else [first]
+    if not values or values[0] is None:
+        return _null(reference, f"{strict} is NULL — first column of first row is NULL")
+    return Scalar(values[0])
+
+
+def _field(
+    reference: Reference, field: str, document: JsonValue, rows: list[JsonValue] | None
+) -> Value:
+    strict = reference.strict_text
+    if rows is not None and not rows:
+        return _null(reference, f"{strict} has no rows — query returned zero results")
+    holder = document if rows is None else rows[0]
+    if not isinstance(holder, dict):
+        raise SubstitutionError(f"{strict}: result is neither a row set nor a JSON object")
+    if field not in holder:
+        available = ", ".join(sorted(holder))
+        return _null(reference, f"{strict}: result has no field '{field}' (available: {available})")
+    value = holder[field]
+    return _null(reference, f"{strict} is NULL") if value is None else Scalar(value)
+
+
+def _null(reference: Reference, otherwise: str) -> Null:
+    if reference.null_safe:
+        return Null()
+    raise SubstitutionError(otherwise)
+
+
+def as_text(value: Value) -> str:
+    """The value without quotes, as it goes into raw templates and into the content of literals."""
+    match value:
+        case Null():
+            return "NULL"
+        case Document(text=text):
+            return text
+        case RowSet(rows=rows):
+            return encode(rows)
+        case Scalar(value=str() as text):
+            return text
+        case Scalar(value=other):
+            return encode(other)
+
+
+def as_literal(value: Value) -> str:
+    """The value as SQL code."""
+    match value:
+        case Null():
+            return "NULL"
+        case Document(text=text):
+            return _quoted(text)
+        case RowSet():
+            return _derived_table(value)
+        case Scalar(value=inner):
+            return _scalar_literal(inner)
+
+
+def _scalar_literal(value: JsonValue) -> str:
+    match value:
+        case Number(text=text):
+            # In parentheses, or `10-$delta` would become a comment.
+            return f"({text})" if text.startswith("-") else text
+        case bool() | None:
+            return encode(value) if value is not None else "NULL"
+        case str():
+            return _quoted(value)
+        case _:
+            return _quoted(encode(value))
+
+
+def _quoted(text: str) -> str:
+    try:
+        literal = quote_literal(text)
+    except ValueError as error:
+        raise SubstitutionError(str(error)) from error
+    return f" {literal}" if literal.startswith("E") else literal  # or E would end a word before it
+
+
+def _derived_table(value: RowSet) -> str:
+    alias = quote_identifier(value.name)
+    if not value.rows:
+        nulls = ", ".join(
+            f"NULL::{kind if kind in _BARE_TYPES else 'text'} AS {quote_identifier(name)}"
+            for name, kind in value.columns
+        )
+        return f"(SELECT {nulls or 'NULL'} WHERE false) AS {alias}"
+    first = value.rows[0]
+    names = list(first) if isinstance(first, dict) else []
+    if not names:
+        raise SubstitutionError(f"${value.name}.* — the rows have no columns")
+    rows = ", ".join(
+        "(" + ", ".join(_cell(row, name) for name in names) + ")" for row in value.rows
+    )
+    columns = ", ".join(quote_identifier(name) for name in names)
+    return f"(VALUES {rows}) AS {alias}({columns})"
+
+
+def _cell(row: JsonValue, name: str) -> str:
+    value = row.get(name) if isinstance(row, dict) else None
+    literal = _scalar_literal(value)
+    return f"{literal}::text" if isinstance(value, str | list | dict) else literal
+
+
+def as_array(reference: Reference, results: Mapping[str, str]) -> str:
+    """All rows' first column (or the named one) as an array, for ANY, SOME and ALL.
+
+    No rows make an empty array. One row whose column holds an array makes that array. The array has
+    the column's type; without one the server takes the type of what it is compared with.
+    """
+    text = results[reference.name]
+    try:
+        document = parse(text)
+    except ValueError:
+        return as_literal(resolve(reference, results))
+    rows = rows_of(document)
+    if rows is None:
+        value = resolve(reference, results)
+        items = parse(value.text) if isinstance(value, Document) else None
+        items = value.value if isinstance(value, Scalar) else items
+        return _array(_items(items, "")) if isinstance(items, list) else as_literal(value)
+    kind = _type_of(document, reference.field)
+    values = [_column(reference, row, results) for row in rows]
+    if len(values) == 1 and isinstance(values[0], list) and (not kind or kind.endswith("[]")):
+        return _array(_items(values[0], kind), kind)
+    if kind.endswith("[]"):
+        return _array([_item(value, kind) for value in values], kind)
+    return _array([_item(value, kind) for value in values], kind and f"{kind}[]")
+
+
+def _column(reference: Reference, row: JsonValue, results: Mapping[str, str]) -> JsonValue:
+    if not isinstance(row, dict):
+        return row
+    if reference.field is None:
+        return next(iter(row.values()), None)
+    if reference.field not in row:
+        available = ", ".join(sorted(row))
+        raise SubstitutionError(
+            f"{reference.strict_text}: result has no field '{reference.field}' "
+            f"(available: {available})",
+            reference=reference.text,
+            bound=sorted(results),
+        )
+    return row[reference.field]
+
+
+def _type_of(document: JsonValue, field: str | None) -> str:
+    for column in columns_of(document):
+        if field is None or column.name == field:
+            return column.type
+    return ""
+
+
+def _items(values: list[JsonValue], kind: str) -> list[ArrayItem]:
+    return [_item(value, kind) for value in values]
+
+
+def _item(value: JsonValue, kind: str) -> ArrayItem:
+    match value:
+        case None:
+            return None
+        case list() if not kind.startswith("json"):
+            return _items(value, kind)
+        case str():
+            return value
+        case _:
+            # PostgreSQL reads true and false as booleans and as text.
+            return encode(value)
+
+
+def _array(items: list[ArrayItem], kind: str = "") -> str:
+    return _quoted(array_literal(items)) + (f"::{kind}" if kind else "")
