@@ -1,0 +1,13 @@
+"""The reference store keeps its own contract."""
+
+from __future__ import annotations
+
+from duroxide.providers.base import Provider
+from duroxide.providers.memory import MemoryProvider
+from duroxide.testing.clocks import ManualClock
+from duroxide.testing.provider_suite import ProviderSuite
+
+
+class TestMemoryProvider(ProviderSuite):
+    async def new_provider(self, clock: ManualClock) -> Provider:
+        return MemoryProvider(clock)
