@@ -12,7 +12,7 @@ import os
 import pwd
 import stat
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -46,17 +46,20 @@ class Credentials(TypedDict, total=False):
     extra_groups: list[int]
 
 
-def server_account(pgdata: Path) -> Account:
+def server_account(pgdata: Path | None) -> Account:
     """Return the user for the server on `pgdata`: its owner, else the caller, or a stand-in for root.
+
+    Args:
+        pgdata: may be missing, or None for one that will be made.
 
     Raises:
         UnusableFolder: `pgdata` belongs to somebody else.
         EmbeddedServerError: the caller is root and there is no unprivileged user.
     """
     caller = os.geteuid()
-    owner = _owner(pgdata)
+    owner = _owner(pgdata) if pgdata else None
     if caller != 0:
-        if owner not in (None, caller):
+        if pgdata and owner not in (None, caller):
             raise UnusableFolder(
                 pgdata,
                 f"belongs to {_account(owner).name!r}",
@@ -87,7 +90,8 @@ def credentials(account: Account) -> Credentials:
 def barrier(path: Path, account: Account) -> Path | None:
     """Return the first folder on the way to `path` that `account` can't enter, or None.
 
-    `path` itself is judged too if it is a folder, and need not exist.
+    `path` itself is judged too: a folder by the right to enter it, a program by the right to run it.
+    It need not exist yet.
     """
     for folder in (*reversed(path.absolute().parents), path.absolute()):
         try:
@@ -96,7 +100,7 @@ def barrier(path: Path, account: Account) -> Path | None:
             return None
         except PermissionError:
             return folder.parent
-        if stat.S_ISDIR(status.st_mode) and not _may_enter(folder, status, account):
+        if not _may_enter(folder, status, account):
             return folder
     return None
 
@@ -108,19 +112,17 @@ def environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     return {"PATH": os.defpath, **kept, "LC_ALL": "C", "TZ": "UTC"}
 
 
-def run_as(
-    account: Account, command: Sequence[str | Path], *, what: str, stdin: str | None = None
-) -> None:
+def run_as(account: Account, program: Path, *arguments: str, what: str, stdin: str = "") -> None:
     """Run a program to its end as `account`.
 
     Raises:
         ServerDidNotStart: it could not run, or failed; `what` says what it was for.
     """
-    remedy = "Look at what it said; a folder that it can't use is the usual cause."
+    remedy = "Look at what it said; a folder that it can't use, or a full disk, is the usual cause."
     try:
         done = subprocess.run(
-            [str(part) for part in command],
-            input=stdin or "",
+            [str(program), *arguments],
+            input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

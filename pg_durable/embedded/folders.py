@@ -1,4 +1,4 @@
-"""Where things live: data, cache and sockets, and the lock that decides races.
+"""The data folder of a cluster, the cache, and the lock that decides races.
 
 A data folder is one cluster and all that belongs to it:
 
@@ -29,11 +29,8 @@ from pathlib import Path
 from .accounts import Account, barrier
 from .errors import EmbeddedServerError, UnusableFolder
 
-PORT = 5432  # names the socket file; the server has no TCP port
-SOCKET_PATH_BYTES = 103  # what every system can bind: macOS 103, Linux 107
-SHORT_BASES = ("/tmp", "/var/tmp")  # noqa: S108 (mkdtemp makes a 0700 folder of a random name)
-LONGEST_SOCKET_NAME = f".s.PGSQL.{PORT}.lock"
 SPACE_NEEDED_BYTES = 100 * 2**20  # a new cluster takes 40 MB, and 16 MB more for each WAL segment
+FULL_OR_FIXED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +41,7 @@ class Running:
     bindir: str
     version: str
     throwaway: bool
+    temporary: bool  # the whole folder goes when the server stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +76,8 @@ class DataFolder:
         Raises:
             UnusableFolder: it holds something else, or may not be made.
         """
-        with _actionable(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with actionable(self.path):
+            _make_parents(self.path)
             try:
                 self.path.mkdir(mode=0o700)
             except FileExistsError:
@@ -88,9 +86,8 @@ class DataFolder:
             content = {entry.name for entry in self.path.iterdir()}
             if content and self.lock.name not in content:
                 raise _foreign(self.path, content)
-            if not content:
-                # The server's user passes through a folder of root; it can't list or change it.
-                self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+            if not content and self.path.stat().st_uid == os.geteuid():
+                self.path.chmod(passage_mode())
 
     def last_running(self) -> Running | None:
         """Return what the last start wrote down; the server may be gone since."""
@@ -123,19 +120,16 @@ def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Return the caller's cache, made if missing: prepared clusters and copies of programs.
 
     It can be removed at any time. Nobody else may write to it, since servers are made from it.
+
+    Raises:
+        EmbeddedServerError: there is no such folder, and none can be made.
     """
     environ = os.environ if environ is None else environ
-    if environ.get("PG_DURABLE_CACHE_DIR"):
-        candidates = [Path(environ["PG_DURABLE_CACHE_DIR"]).absolute()]
-    elif os.geteuid() == 0:
-        candidates = [Path("/var/cache/pg-durable")]
-    else:
-        candidates = [_xdg(environ, "XDG_CACHE_HOME", ".cache")]
-    candidates.append(Path(tempfile.gettempdir(), f"pg-durable-cache-{os.geteuid()}"))
+    candidates = _cache_candidates(environ)
     for candidate in candidates:
         try:
             candidate.mkdir(mode=0o755, parents=True, exist_ok=True)
-        except OSError:  # no home, or one that is read-only
+        except OSError:  # no home, or a read-only one
             continue
         status = candidate.lstat()
         mine = status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode)
@@ -143,7 +137,7 @@ def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
             return candidate
     names = " or ".join(str(candidate) for candidate in candidates)
     raise EmbeddedServerError(
-        f"no cache folder: {names} must be yours, and writable for you only. "
+        f"no cache folder: {names} must be yours, and writable for nobody else. "
         "Set PG_DURABLE_CACHE_DIR to a folder that is."
     )
 
@@ -155,8 +149,8 @@ def locked(path: Path, *, timeout: float) -> Iterator[None]:
     Raises:
         EmbeddedServerError: another process held it for `timeout` seconds.
     """
-    with _actionable(path.parent):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with actionable(path.parent):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         deadline = time.monotonic() + timeout
         while not _try_lock(handle):
@@ -171,26 +165,13 @@ def locked(path: Path, *, timeout: float) -> Iterator[None]:
         os.close(handle)
 
 
-@contextmanager
-def temporary_folder(account: Account) -> Iterator[DataFolder]:
-    """Yield a new data folder that `account` can reach; who runs a server on it removes it."""
-    folder = DataFolder(_make_private("pg-durable-", account, longest_name=""))
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        raise
-
-
-def make_socket_dir(account: Account) -> Path:
-    """Make a 0700 folder of `account` whose path is short enough for sockets."""
-    path = _make_private("pgd-", account, longest_name=LONGEST_SOCKET_NAME)
-    give(path, account)
-    return path
+def passage_mode() -> int:
+    """Return the mode of a data folder. The server's user passes through one of root, and no more."""
+    return 0o711 if os.geteuid() == 0 else 0o700
 
 
 def give(path: Path, account: Account) -> None:
-    """Hand over a folder that was just made."""
+    """Hand over a file or folder that was just made."""
     if not account.is_caller:
         os.chown(path, account.uid, account.gid)
 
@@ -223,9 +204,40 @@ def check_space(folder: Path, needed_bytes: int = SPACE_NEEDED_BYTES) -> None:
     if free < needed_bytes:
         raise UnusableFolder(
             folder,
-            f"has {free // 2**20} MB of free space, and a new cluster needs {needed_bytes // 2**20} MB",
+            f"has {free // 2**20} MB of free space; a new cluster needs {needed_bytes // 2**20} MB",
             "Free some space, or name a folder on another disk.",
         )
+
+
+@contextmanager
+def actionable(path: Path) -> Iterator[None]:
+    """Turn the ordinary failures of the file system into errors that name a remedy."""
+    try:
+        yield
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise UnusableFolder(
+            path,
+            f"can't be used as a data folder: {error.strerror}: {error.filename}",
+            "Name a folder that you own, or that can be made.",
+        ) from error
+    except OSError as error:
+        if error.errno not in FULL_OR_FIXED:
+            raise
+        raise UnusableFolder(
+            path, f"can't be written to: {error.strerror}", "Name a folder on another disk."
+        ) from error
+
+
+def _cache_candidates(environ: Mapping[str, str]) -> list[Path]:
+    named = environ.get("PG_DURABLE_CACHE_DIR")
+    if named:
+        return [Path(named).absolute()]
+    usual = (
+        Path("/var/cache/pg-durable")  # the server's user must read below it: no home of root
+        if os.geteuid() == 0
+        else _xdg(environ, "XDG_CACHE_HOME", ".cache")
+    )
+    return [usual, Path(tempfile.gettempdir(), f"pg-durable-cache-{os.geteuid()}")]
 
 
 def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:
@@ -235,27 +247,13 @@ def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:
     return Path(base) / "pg-durable"
 
 
-def _make_private(prefix: str, account: Account, *, longest_name: str) -> Path:
-    """Make a folder below the first temporary folder that is short and open enough."""
-    tried: list[str] = []
-    for base in dict.fromkeys((tempfile.gettempdir(), *SHORT_BASES)):
-        path_bytes = len(os.fsencode(os.path.join(base, f"{prefix}xxxxxxxx", longest_name)))
-        if longest_name and path_bytes > SOCKET_PATH_BYTES:
-            tried.append(f"{base} makes a socket path of {path_bytes} bytes")
-        elif barrier(Path(base), account) is not None:
-            tried.append(f"{base} is closed to {account.name!r}")
-        elif not os.access(base, os.W_OK | os.X_OK):
-            tried.append(f"{base} can't be written to")
-        else:
-            path = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
-            if not account.is_caller:
-                path.chmod(0o711 if not longest_name else 0o700)
-            return path
-    raise EmbeddedServerError(
-        f"no folder for {'sockets' if longest_name else 'temporary data'}: {'; '.join(tried)} "
-        f"(a socket path has at most {SOCKET_PATH_BYTES} bytes). "
-        "Set TMPDIR to a short path that every user can enter."
-    )
+def _make_parents(path: Path) -> None:
+    """Make the parents that are missing; those of root's folders open to all, whatever the umask."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    for parent in reversed(missing):
+        parent.mkdir(exist_ok=True)
+        if os.geteuid() == 0:
+            parent.chmod(0o755)
 
 
 def _try_lock(handle: int) -> bool:
@@ -279,22 +277,3 @@ def _foreign(path: Path, content: set[str]) -> UnusableFolder:
         f"is not empty and not a data folder of pg-durable; it holds {some}",
         "Name a folder that is empty or does not exist.",
     )
-
-
-@contextmanager
-def _actionable(path: Path) -> Iterator[None]:
-    """Turn the ordinary failures of the file system into errors that name a remedy."""
-    try:
-        yield
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise UnusableFolder(
-            path,
-            f"can't be used as a data folder: {error.strerror}: {error.filename}",
-            "Name a folder that you own, or that can be made.",
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG):
-            raise
-        raise UnusableFolder(
-            path, f"can't be written to: {error.strerror}", "Name a folder on another disk."
-        ) from error

@@ -12,6 +12,7 @@ Source: docs/reference/embedded.md, rules 16-22.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -23,6 +24,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import TypedDict
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
@@ -31,6 +33,7 @@ TOUCH_S = 3600.0  # cleaners of /tmp remove what nobody touched for days
 RESTARTS_IN_A_ROW = 5
 STABLE_S = 60.0
 RESTART_PAUSE_S = 0.05
+GOODBYE_S = 5.0
 
 
 class Plan(TypedDict):
@@ -54,6 +57,7 @@ class Watchdog:
 
     def __init__(self, plan: Plan, listener: socket.socket) -> None:
         self.plan = plan
+        self.pid = os.getpid()
         self.listener = listener
         self.owners: set[socket.socket] = set()
         self.leaving: socket.socket | None = None  # the last owner, who waits for the end
@@ -74,8 +78,7 @@ class Watchdog:
             for key, _ in self.selector.select(self._patience()):
                 self._on_readable(key.fileobj)
             if self.server.poll() is not None and not self._revive():
-                self._tell_all(b"failed\n")
-                self._remove_traces()
+                self._give_up()
                 return 1
             if not self.ready and self._server_is_ready():
                 self.ready = True
@@ -154,7 +157,7 @@ class Watchdog:
         """Ask the kernel to stop the server if the watchdog is killed. Runs in the child, after setuid."""
         assert self.libc is not None
         self.libc.prctl(PR_SET_PDEATHSIG, self._stop_signal())
-        if os.getppid() != WATCHDOG_PID:
+        if os.getppid() != self.pid:
             os._exit(1)
 
     def _stop_signal(self) -> int:
@@ -219,25 +222,42 @@ class Watchdog:
     # -- the end -----------------------------------------------------------------------------------
 
     def _stop_unless_wanted(self) -> bool:
-        """Stop the server; False if the lock is taken, or a new owner came first."""
+        """Stop the server; False if a new owner came, or the lock is taken and one may be coming."""
         try:
-            lock = os.open(self.plan["lock"], os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            lock = -1  # the folder was removed under us: nobody can come any more
-        try:
-            if lock >= 0:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._accept_all()
-            if self.owners and not self.stop_asked:
-                return False
-            self._stop_server()
-            self._remove_traces()
-            return True
+            with self._locked(fcntl.LOCK_NB):
+                self._accept_all()
+                if self.owners and not self.stop_asked:
+                    return False
+                self._stop_server()
+                self._remove_traces()
+                return True
         except BlockingIOError:
             return False
+
+    def _give_up(self) -> None:
+        """Tell the owners that there is no server, and let them read its log before it goes."""
+        self._tell_all(b"failed\n")
+        deadline = time.monotonic() + GOODBYE_S
+        while self.owners and time.monotonic() < deadline:
+            for key, _ in self.selector.select(STARTING_POLL_S):
+                if key.fileobj is not self.listener:  # who comes now sees us vanish
+                    self._on_readable(key.fileobj)
+        with self._locked():
+            self._remove_traces()
+
+    @contextlib.contextmanager
+    def _locked(self, flags: int = 0) -> Iterator[None]:
+        """Hold the lock of the data folder. If it was removed under us, nobody can come any more."""
+        try:
+            lock = os.open(self.plan["lock"], os.O_RDWR)
+        except FileNotFoundError:
+            yield
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | flags)
+            yield
         finally:
-            if lock >= 0:
-                os.close(lock)
+            os.close(lock)
 
     def _stop_server(self) -> None:
         for number, patience in ((self._stop_signal(), 10.0), (signal.SIGQUIT, 5.0)):
@@ -266,8 +286,8 @@ class Watchdog:
         woken.setblocking(False)
         signal.set_wakeup_fd(waker.detach())
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._ask_to_stop)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._ask_to_stop)
         self.selector.register(woken, selectors.EVENT_READ)
         return woken
 
@@ -281,8 +301,6 @@ class Watchdog:
                 if os.path.exists(path):
                     os.utime(path)
 
-
-WATCHDOG_PID = os.getpid()
 
 if __name__ == "__main__":
     the_plan: Plan = json.loads(sys.argv[1])
