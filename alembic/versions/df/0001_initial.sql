@@ -1,0 +1,2187 @@
+-- Tables of the schema df. All statements run as the installing role, which then owns everything;
+-- row security is enabled but not forced, so the worker (which is that role) sees every row.
+
+comment on schema df is 'pg-durable: durable workflows written in SQL';
+
+-- One row per workflow that was started. The status is written by the worker in the commit of the
+-- turn that it describes; nobody is granted UPDATE.
+create table df.instances (
+    id varchar(8) not null,
+    label text,
+    root_node varchar(8) not null,
+    status text default 'pending',
+    submitted_by regrole not null,
+    database text,
+    created_at timestamptz default now(),
+    updated_at timestamptz default now(),
+    completed_at timestamptz,
+    error text,
+    error_details jsonb,
+    paused_at timestamptz,
+    start_at timestamptz,
+    idempotency_key text,
+    cancelled_in xid8,
+    constraint instances_pkey primary key (id),
+    constraint instances_identity_key unique (id, submitted_by)
+) with (fillfactor = 70);
+
+comment on table df.instances is 'One row per started workflow';
+comment on column df.instances.label is 'Free text given to df.start; {sys_label} in step texts';
+comment on column df.instances.status is 'pending, running, completed, failed or cancelled';
+comment on column df.instances.submitted_by is 'The role that called df.start; steps run as it';
+comment on column df.instances.database is 'Where SQL steps run; null: this database';
+comment on column df.instances.completed_at is 'When it completed, failed or was cancelled';
+comment on column df.instances.error is 'Why it failed or was cancelled, as one line of text';
+comment on column df.instances.error_details is 'The same as an object: message, sqlstate, detail, node_id, ...';
+comment on column df.instances.paused_at is 'Since when no new step is begun; null: not paused';
+comment on column df.instances.start_at is 'The earliest time of the first step; null: at once';
+comment on column df.instances.cancelled_in is 'The transaction that asked to cancel: it may still finish its own step';
+
+-- The graph of every instance, one row per node. `query` holds SQL text, or configuration as JSON, in
+-- which the condition of IF and LOOP and further branches of JOIN are named by their ids.
+create table df.nodes (
+    id varchar(8) not null,
+    instance_id varchar(8) not null,
+    node_type text not null,
+    query text,
+    result_name text,
+    left_node varchar(8),
+    right_node varchar(8),
+    status text default 'pending',
+    result jsonb,
+    error text,
+    submitted_by regrole,
+    database text,
+    created_at timestamptz default now(),
+    updated_at timestamptz default now(),
+    status_details jsonb,
+    constraint nodes_pkey primary key (instance_id, id)
+) with (fillfactor = 50);
+
+comment on table df.nodes is 'The graph of every instance, one row per node';
+comment on column df.nodes.status is 'pending, running, completed or failed, as last written; df.instance_nodes infers more';
+comment on column df.nodes.result is 'The result document; of a failed node the error text as a JSON string';
+comment on column df.nodes.error is 'The error text of a failed node';
+comment on column df.nodes.status_details is '{"execution_id": "<orchestration>::<generation>"}, and "error" with details of a failure';
+
+-- NOT VALID: enforced for new rows, and restoring or adding them never scans a large table.
+alter table df.instances
+    add constraint instances_id_format_chk check (id ~ '^[0-9a-f]{8}$') not valid,
+    add constraint instances_root_node_format_chk check (root_node ~ '^[0-9a-f]{8}$') not valid,
+    add constraint instances_status_chk check (
+        status in ('pending', 'running', 'completed', 'failed', 'cancelled')
+    ) not valid;
+
+alter table df.nodes
+    add constraint nodes_instance_id_present_chk check (instance_id is not null) not valid,
+    add constraint nodes_submitted_by_present_chk check (submitted_by is not null) not valid,
+    add constraint nodes_id_format_chk check (id ~ '^[0-9a-f]{8}$') not valid,
+    add constraint nodes_instance_id_format_chk check (instance_id ~ '^[0-9a-f]{8}$') not valid,
+    add constraint nodes_left_node_format_chk check (
+        left_node is null or left_node ~ '^[0-9a-f]{8}$'
+    ) not valid,
+    add constraint nodes_right_node_format_chk check (
+        right_node is null or right_node ~ '^[0-9a-f]{8}$'
+    ) not valid,
+    add constraint nodes_node_type_chk check (
+        node_type in (
+            'SQL', 'THEN', 'IF', 'JOIN', 'LOOP', 'BREAK', 'RACE', 'SLEEP', 'WAIT_SCHEDULE', 'HTTP',
+            'HTTP_MULTIPART', 'SIGNAL'
+        )
+    ) not valid,
+    add constraint nodes_result_name_chk check (
+        result_name is null or result_name ~ '^[A-Za-z_][A-Za-z0-9_]*$'
+    ) not valid,
+    add constraint nodes_status_chk check (
+        status in ('pending', 'running', 'completed', 'failed')
+    ) not valid,
+    add constraint nodes_result_status_chk check (
+        result is null or status in ('completed', 'failed')
+    ) not valid,
+    add constraint nodes_structure_chk check (
+        case
+            when node_type in ('THEN', 'RACE')
+                then left_node is not null and right_node is not null and query is null
+            when node_type = 'IF'
+                then left_node is not null and right_node is not null and query is not null
+            when node_type = 'LOOP' then left_node is not null and right_node is null
+            when node_type = 'JOIN' then left_node is not null and right_node is not null
+            else left_node is null and right_node is null and query is not null
+        end
+    ) not valid;
+
+-- Deferred, because an instance names its root node and the nodes name their instance.
+alter table df.nodes
+    add constraint nodes_instance_identity_fkey foreign key (instance_id, submitted_by)
+        references df.instances (id, submitted_by) deferrable initially deferred not valid,
+    add constraint nodes_left_node_same_instance_fkey foreign key (instance_id, left_node)
+        references df.nodes (instance_id, id) deferrable initially deferred not valid,
+    add constraint nodes_right_node_same_instance_fkey foreign key (instance_id, right_node)
+        references df.nodes (instance_id, id) deferrable initially deferred not valid;
+
+alter table df.instances
+    add constraint instances_root_node_same_instance_fkey foreign key (id, root_node)
+        references df.nodes (instance_id, id) deferrable initially deferred not valid;
+
+create index idx_instances_status on df.instances (status, created_at desc, id);
+create index idx_instances_created_at on df.instances (created_at desc, id);
+create index idx_instances_label on df.instances (label, created_at desc, id) where label is not null;
+create index idx_instances_submitted_by on df.instances (submitted_by, created_at desc, id);
+create unique index idx_instances_idempotency_key on df.instances (submitted_by, idempotency_key)
+    where idempotency_key is not null;
+create index idx_nodes_instance on df.nodes (instance_id);
+
+-- Key-value pairs of each role; df.start takes a copy that {name} in step texts refers to.
+create table df.vars (
+    name text not null,
+    value text,
+    owner regrole not null default quote_ident(current_user)::regrole,
+    constraint vars_pkey primary key (owner, name)
+);
+
+comment on table df.vars is 'Variables of each role, copied by df.start';
+
+-- The graph of an instance as it was started, named by its hash: what the worker executes. Later
+-- changes of df.nodes can't change what runs.
+create table df._snapshots (
+    instance_id varchar(8) not null,
+    hash text not null,
+    graph text not null,
+    constraint _snapshots_pkey primary key (instance_id, hash)
+);
+
+comment on table df._snapshots is 'The frozen graph of every instance';
+
+-- How a session reaches the engine: a row is inserted, checked by the policy and consumed by a trigger
+-- that has the right to. No row outlives its transaction, hence unlogged.
+create unlogged table df._inbox (
+    seq bigint generated always as identity,
+    kind text not null,
+    instance_id varchar(8) not null,
+    payload jsonb not null default '{}',
+    submitted_by regrole not null default quote_ident(current_user)::regrole,
+    constraint _inbox_pkey primary key (seq),
+    constraint _inbox_kind_chk check (kind in ('start', 'cancel', 'signal', 'pause', 'resume'))
+);
+
+comment on table df._inbox is 'Requests to the engine, consumed by a trigger as they are inserted';
+
+-- One row per installation: a worker that finds another id knows that df was dropped and recreated.
+create table df._install (
+    install_id uuid not null default gen_random_uuid(),
+    schema_version integer not null,
+    installed_at timestamptz not null default now(),
+    constraint _install_pkey primary key (install_id)
+);
+
+comment on table df._install is 'Which installation this is';
+
+insert into df._install (schema_version) values (1);
+
+create table df._workers (
+    worker_id uuid not null,
+    hostname text not null,
+    pid integer not null,
+    version text not null,
+    started_at timestamptz not null default now(),
+    last_seen_at timestamptz not null default now(),
+    draining boolean not null default false,
+    constraint _workers_pkey primary key (worker_id)
+) with (fillfactor = 50);
+
+comment on table df._workers is 'Heartbeats of the worker processes';
+
+create view df._worker_epoch as
+select w.worker_id as epoch_id, w.started_at, w.last_seen_at
+from df._workers as w
+order by w.last_seen_at desc
+limit 1;
+
+comment on view df._worker_epoch is 'The newest heartbeat';
+
+alter table df.instances enable row level security;
+alter table df.nodes enable row level security;
+alter table df.vars enable row level security;
+alter table df._inbox enable row level security;
+
+create policy instances_user_isolation on df.instances to public
+    using (submitted_by = quote_ident(current_user)::regrole)
+    with check (submitted_by = quote_ident(current_user)::regrole);
+
+create policy nodes_user_isolation on df.nodes to public
+    using (submitted_by = quote_ident(current_user)::regrole)
+    with check (submitted_by = quote_ident(current_user)::regrole);
+
+create policy vars_user_isolation on df.vars to public
+    using (owner = quote_ident(current_user)::regrole)
+    with check (owner = quote_ident(current_user)::regrole);
+
+-- The sub-select runs under the caller's own row security: only an instance that he can see passes.
+create policy _inbox_own_instances on df._inbox for insert to public
+    with check (exists (select from df.instances as i where i.id = instance_id));
+
+-- Settings of this installation. Any session can SET a placeholder, so nothing that matters for
+-- security is read from one: a setting is a row here, an ALTER DATABASE entry, or its default.
+
+create table df._settings (
+    name text not null,
+    value text not null,
+    constraint _settings_pkey primary key (name)
+);
+
+comment on table df._settings is 'Settings that differ from their defaults; writable by the owner only';
+
+-- What can be set. A setting with bounds is a whole number; one with words is one of them.
+create function df._setting_specs(
+    out name text, out fallback text, out lowest bigint, out highest bigint, out words text[]
+)
+returns setof record
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    values
+        ('enable_superuser_instances', 'off', null::bigint, null::bigint, array['on', 'off']),
+        ('list_instances_max_limit', '1000', 1, 1000000, null),
+        ('max_new_transaction_starts', '2', 1, 1000, null),
+        ('new_transaction_start_timeout', '5', 1, 3600, null),
+        ('retention_days', '30', 0, 36500, null),
+        ('retain_instances', '10000', 0, 1000000000, null),
+        ('reconcile_interval', '3600', 0, 86400, null),
+        ('max_management_connections', '6', 1, 1000, null),
+        ('max_duroxide_connections', '10', 2, 1000, null),
+        ('max_user_connections', '10', 1, 1000, null),
+        ('execution_acquire_timeout', '30', 1, 3600, null),
+        ('sql_timeout', '0', 0, 86400000, null),
+        ('max_loop_iterations', '0', 0, 1000000000000, null),
+        ('min_loop_interval_ms', '1000', 0, 3600000, null),
+        ('keep_executions', '10', 1, 100000, null),
+        ('max_result_rows', '100000', 1, 100000000, null),
+        ('max_result_bytes', '16777216', 1024, 1073741823, null),
+        ('cron_dialect', 'classic', null, null, array['classic', 'quartz']),
+        ('workflow_timezone', 'UTC', null, null, null),
+        ('log_queries', 'off', null, null, array['on', 'off'])
+$$;
+
+comment on function df._setting_specs() is 'Every setting with its default and what it may be';
+
+create function df._check_setting() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_spec record;
+begin
+    select * into v_spec from df._setting_specs() as s where s.name = new.name;
+    if not found then
+        raise exception 'pg-durable has no setting "%"', new.name
+            using errcode = '22023', hint = 'Known settings: ' || (
+                select string_agg(s.name, ', ' order by s.name) from df._setting_specs() as s
+            ) || '.';
+    end if;
+    if v_spec.lowest is not null then
+        if new.value !~ '^[0-9]{1,15}$' or new.value::bigint not between v_spec.lowest and v_spec.highest then
+            raise exception 'setting "%" must be a whole number between % and %, not "%"',
+                new.name, v_spec.lowest, v_spec.highest, new.value using errcode = '22023';
+        end if;
+    elsif v_spec.words is not null and new.value <> all (v_spec.words) then
+        raise exception 'setting "%" must be one of %, not "%"',
+            new.name, array_to_string(v_spec.words, ', '), new.value using errcode = '22023';
+    elsif new.name = 'workflow_timezone'
+        and not exists (select from pg_timezone_names as z where z.name = new.value) then
+        raise exception 'setting "workflow_timezone" must be the name of a time zone, not "%"', new.value
+            using errcode = '22023', hint = 'See pg_timezone_names.';
+    end if;
+    return new;
+end
+$$;
+
+comment on function df._check_setting() is 'Refuses unknown settings and values out of range';
+
+revoke execute on function df._check_setting() from public;
+
+create trigger _settings_check before insert or update on df._settings
+    for each row execute function df._check_setting();
+
+-- The value in force, from sources that an ordinary session can't change.
+create function df._setting(p_name text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(
+        (select s.value from df._settings as s where s.name = p_name),
+        (
+            select substr(c.entry, length(p_name) + 13)
+            from pg_db_role_setting as d
+            cross join unnest(d.setconfig) as c (entry)
+            where d.setrole = 0
+                and d.setdatabase = (select b.oid from pg_database as b where b.datname = current_database())
+                and starts_with(c.entry, 'pg_durable.' || p_name || '=')
+        ),
+        (select s.fallback from df._setting_specs() as s where s.name = p_name)
+    )
+$$;
+
+comment on function df._setting(text) is 'The value of a setting: df._settings, else ALTER DATABASE, else the default';
+
+grant select on df._settings to public;
+
+-- Node text: compact JSON that describes a step with its children nested inside, and the functions
+-- that build it. Text is concatenated, since json_build_object adds blanks and jsonb reorders keys;
+-- to_json(text) escapes minimally, and json (not jsonb) gives children back byte for byte.
+
+-- The message of a node_type that does not exist. Kept in one place because df.start and the graph
+-- check both raise it.
+create function df._unknown_node_type(p_type text) returns text
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select format(
+        'Unknown node_type ''%s''. Valid types: SQL, THEN, IF, JOIN, LOOP, BREAK, RACE, SLEEP, '
+        'WAIT_SCHEDULE, HTTP, HTTP_MULTIPART, SIGNAL', p_type
+    )
+$$;
+
+create function df._is_node_type(p_type text) returns boolean
+language sql immutable parallel safe
+as $$
+    select p_type in (
+        'SQL', 'THEN', 'IF', 'JOIN', 'LOOP', 'BREAK', 'RACE', 'SLEEP', 'WAIT_SCHEDULE', 'HTTP',
+        'HTTP_MULTIPART', 'SIGNAL'
+    )
+$$;
+
+-- Parses text as json; null (with the reason) where it is none, instead of an error.
+create function df._try_json(p_text text, out value json, out problem text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    value := p_text::json;
+exception
+    when data_exception then
+        problem := sqlerrm;
+end
+$$;
+
+-- Tells node text from plain text.
+--   node_type null: plain text. problem null: `node` is the node in canonical form, its children
+--   untouched. Otherwise `problem` says what is wrong with it.
+create function df._parse_node(p_text text, out node text, out node_type text, out problem text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_left json;
+    v_right json;
+    v_condition json;
+    v_extra json;
+    v_query json;
+    v_name json;
+    v_type json;
+    v_repeated text;
+begin
+    if left(ltrim(p_text, E' \t\n\r'), 1) is distinct from '{' then
+        return;
+    end if;
+    select
+        max(e.value::text) filter (where e.key = 'node_type'),
+        max(e.value::text) filter (where e.key = 'left_node'),
+        max(e.value::text) filter (where e.key = 'right_node'),
+        max(e.value::text) filter (where e.key = 'condition_node'),
+        max(e.value::text) filter (where e.key = 'extra_nodes'),
+        max(e.value::text) filter (where e.key = 'query'),
+        max(e.value::text) filter (where e.key = 'result_name'),
+        case when count(*) > count(distinct e.key) then 'a field occurs twice' end
+    into v_type, v_left, v_right, v_condition, v_extra, v_query, v_name, v_repeated
+    from json_each(p_text::json) as e
+    where e.key in (
+        'node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name'
+    );
+    if json_typeof(v_type) is distinct from 'string' then
+        return;
+    end if;
+    node_type := v_type #>> '{}';
+    if not df._is_node_type(node_type) then
+        problem := 'unknown node_type';
+        return;
+    end if;
+    problem := coalesce(v_repeated, df._misshapen(v_left, v_right, v_condition, v_extra, v_query, v_name));
+    if problem is null then
+        node := '{"node_type":"' || node_type || '"'
+            || case when json_typeof(v_left) = 'object' then ',"left_node":' || v_left::text else '' end
+            || case when json_typeof(v_right) = 'object' then ',"right_node":' || v_right::text else '' end
+            || case when json_typeof(v_condition) = 'object'
+                then ',"condition_node":' || v_condition::text else '' end
+            || case when json_typeof(v_extra) = 'array' then ',"extra_nodes":' || v_extra::text else '' end
+            || coalesce(',"query":' || to_json(v_query #>> '{}')::text, '')
+            || coalesce(',"result_name":' || to_json(v_name #>> '{}')::text, '')
+            || '}';
+    end if;
+exception
+    when data_exception then
+        -- Not JSON: plain text. JSON with text that PostgreSQL can't hold: \u0000, lone surrogates.
+        if node_type is not null then
+            node := null;
+            problem := sqlerrm;
+        end if;
+end
+$$;
+
+-- What is wrong with the types of a node's fields; null: nothing. JSON null counts as absent.
+create function df._misshapen(
+    p_left json, p_right json, p_condition json, p_extra json, p_query json, p_name json
+)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when json_typeof(p_left) not in ('object', 'null') or json_typeof(p_right) not in ('object', 'null')
+            then 'Durofut children must be JSON objects'
+        when json_typeof(p_condition) not in ('object', 'null')
+            then 'condition_node must be a Durofut JSON object'
+        when json_typeof(p_extra) not in ('array', 'null')
+            then 'extra_nodes must be an array of Durofut JSON objects'
+        when json_typeof(p_extra) = 'array' and exists (
+            select from json_array_elements(p_extra) as e where json_typeof(e.value) <> 'object'
+        ) then 'extra_nodes entries must be Durofut JSON objects'
+        when json_typeof(p_query) not in ('string', 'null') then 'query must be a string'
+        when json_typeof(p_name) not in ('string', 'null') then 'result_name must be a string'
+    end
+$$;
+
+-- Remembers, for the rest of this statement, that a function was called whose answer is no step.
+create function df._mark_helper(p_function text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform set_config('df.non_future_helper', p_function || E'\n' || df._statement_stamp(), true);
+end
+$$;
+
+create function df._statement_stamp() returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select (extract(epoch from statement_timestamp()) * 1000000)::bigint::text
+$$;
+
+-- The function, called in this very statement, whose answer `p_text` probably is; else null. Only its
+-- possible answers are suspected, so that a helper call does no harm to real steps beside it.
+create function df._misused_helper(p_text text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select split_part(m.mark, E'\n', 1)
+    from (values (current_setting('df.non_future_helper', true))) as m (mark)
+    where p_text in ('OK', 'completed', 'failed', 'cancelled')
+        and split_part(m.mark, E'\n', 2) = df._statement_stamp()
+$$;
+
+create function df._in_workflow() returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(current_setting('df.in_workflow', true), '') = 'true'
+$$;
+
+-- The step that an argument of a builder stands for: node text as it is, anything else as a SQL step.
+create function df._step(p_text text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_node text;
+    v_type text;
+    v_problem text;
+    v_helper text;
+begin
+    if p_text is null then
+        return null;
+    end if;
+    select p.node, p.node_type, p.problem into v_node, v_type, v_problem from df._parse_node(p_text) as p;
+    if v_node is not null then
+        return v_node;
+    end if;
+    if v_type is not null and df._is_node_type(v_type) then
+        raise exception 'Invalid Durofut JSON: failed to deserialize workflow step: %', v_problem
+            using errcode = 'XX000';
+    end if;
+    v_helper := df._misused_helper(p_text);
+    if v_helper is not null then
+        raise exception '% cannot be used as a workflow step. Call % before df.start().', v_helper, v_helper
+            using errcode = 'XX000';
+    end if;
+    return '{"node_type":"SQL","query":' || to_json(p_text)::text || '}';
+end
+$$;
+
+comment on function df._unknown_node_type(text) is 'Error text';
+comment on function df._is_node_type(text) is 'Whether a node type exists';
+comment on function df._try_json(text) is 'json, or why it is none';
+comment on function df._parse_node(text) is 'Tells node text from plain text';
+comment on function df._misshapen(json, json, json, json, json, json) is 'Error text for a node with fields of a wrong type';
+comment on function df._mark_helper(text) is 'Notes that a function that is no step was called';
+comment on function df._statement_stamp() is 'Tells one statement of a session from the next';
+comment on function df._misused_helper(text) is 'The helper whose answer a step probably is';
+comment on function df._in_workflow() is 'Whether this session runs a workflow step';
+comment on function df._step(text) is 'The step that a builder''s argument stands for';
+
+-- The functions that build workflows. Equal arguments give equal text, byte for byte.
+
+create function df.sql(query text) returns text
+language sql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+    select '{"node_type":"SQL","query":' || to_json(query)::text || '}'
+$$;
+
+comment on function df.sql(text) is 'A step that runs this SQL text as it is';
+
+create function df.seq(a text, b text) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return '{"node_type":"THEN","left_node":' || df._step(a) || ',"right_node":' || df._step(b) || '}';
+end
+$$;
+
+comment on function df.seq(text, text) is 'Runs a, then b; the result is that of b. Operator: a ~> b';
+
+create function df."as"(fut text, name text) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_node text;
+    v_old_name json;
+begin
+    if name = '' then
+        raise exception 'df.as: result name cannot be empty' using errcode = 'XX000';
+    end if;
+    if name !~ '^[a-zA-Z_][a-zA-Z0-9_]*$' then
+        raise exception 'df.as: result name ''%'' is not a valid identifier (must match [a-zA-Z_][a-zA-Z0-9_]*)', name
+            using errcode = 'XX000';
+    end if;
+    v_node := df._step(fut);
+    v_old_name := v_node::json -> 'result_name';
+    if v_old_name is not null then
+        -- The canonical form ends with the name.
+        v_node := left(v_node, -length(',"result_name":' || v_old_name::text || '}')) || '}';
+    end if;
+    return left(v_node, -1) || ',"result_name":"' || name || '"}';
+end
+$$;
+
+comment on function df."as"(text, text) is 'Names the result of a step: $name in later steps. Operator: fut |=> name';
+
+create function df.sleep(seconds bigint) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if seconds < 0 then
+        raise exception 'Sleep duration must be non-negative' using errcode = 'XX000';
+    end if;
+    return '{"node_type":"SLEEP","query":"' || seconds || '"}';
+end
+$$;
+
+comment on function df.sleep(bigint) is 'Waits; the timer survives restarts';
+
+create function df."loop"(body text, condition text default null) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if body is null then
+        raise exception 'argument 0 must not be null' using errcode = 'XX000', hint = 'df.loop needs a body.';
+    end if;
+    return '{"node_type":"LOOP","left_node":' || df._step(body)
+        || coalesce(',"condition_node":' || df._step(condition), '') || '}';
+end
+$$;
+
+comment on function df."loop"(text, text) is 'Repeats the body while the condition, looked at after each turn, holds; without one until df.break. Operator: @> body';
+
+create function df."break"(value text default null) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select '{"node_type":"BREAK","query":'
+        || to_json('{"break_value":' || coalesce(to_json(value)::text, 'null') || '}')::text || '}'
+$$;
+
+comment on function df."break"(text) is 'Ends the nearest loop, whose result the value becomes';
+
+create function df."if"(condition text, then_branch text, else_branch text) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_condition text := df._step(condition);
+begin
+    return '{"node_type":"IF","left_node":' || df._step(then_branch) || ',"right_node":' || df._step(else_branch)
+        || ',"condition_node":' || v_condition || '}';
+end
+$$;
+
+comment on function df."if"(text, text, text) is 'Runs one of two branches. Operators: condition ?> then !> else';
+
+create function df.if_rows(result_name text, then_branch text, else_branch text) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return '{"node_type":"IF","left_node":' || df._step(then_branch) || ',"right_node":' || df._step(else_branch)
+        || ',"query":' || to_json(
+            '{"condition_type":"result_has_rows","result_name":' || to_json(result_name)::text || '}'
+        )::text || '}';
+end
+$$;
+
+comment on function df.if_rows(text, text, text) is 'Runs one of two branches, by whether a named SQL result has rows';
+
+create function df."join"(a text, b text) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return '{"node_type":"JOIN","left_node":' || df._step(a) || ',"right_node":' || df._step(b) || '}';
+end
+$$;
+
+comment on function df."join"(text, text) is 'Runs both at once; the result is an array. Operator: a & b';
+
+create function df.join3(a text, b text, c text) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return '{"node_type":"JOIN","left_node":' || df._step(a) || ',"right_node":' || df._step(b)
+        || ',"extra_nodes":[' || df._step(c) || ']}';
+end
+$$;
+
+comment on function df.join3(text, text, text) is 'Runs three at once; the result is an array';
+
+create function df.race(a text, b text) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return '{"node_type":"RACE","left_node":' || df._step(a) || ',"right_node":' || df._step(b) || '}';
+end
+$$;
+
+comment on function df.race(text, text) is 'Runs both; the first to end wins and the other is cancelled. Operator: a | b';
+
+create function df.wait_for_signal(name text, timeout_seconds integer default null) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if name is null then
+        raise exception 'argument 0 must not be null' using errcode = 'XX000',
+            hint = 'df.wait_for_signal needs the name of the signal.';
+    end if;
+    if name = '' then
+        raise exception 'Signal name cannot be empty' using errcode = 'XX000';
+    end if;
+    if timeout_seconds <= 0 then
+        raise exception 'Timeout must be positive' using errcode = 'XX000';
+    end if;
+    return '{"node_type":"SIGNAL","query":' || to_json(
+        '{"signal_name":' || to_json(name)::text
+        || ',"timeout_seconds":' || coalesce(timeout_seconds::text, 'null') || '}'
+    )::text || '}';
+end
+$$;
+
+comment on function df.wait_for_signal(text, integer) is 'Waits for df.signal; a time-out is a result, not a failure';
+
+-- Operators, in df and again in public: an operator is found only through search_path, and public is on
+-- everybody's. (In pg_catalog they would be found always, but that needs a superuser, and pg_dump
+-- leaves them out.)
+
+create function df.as_op(fut text, name text) returns text
+language sql stable
+set search_path = pg_catalog, df, pg_temp
+as $$
+    select df."as"(fut, name)
+$$;
+
+comment on function df.as_op(text, text) is 'Operator |=>';
+
+create function df.loop_prefix_op(body text) returns text
+language sql stable
+set search_path = pg_catalog, df, pg_temp
+as $$
+    select df."loop"(body)
+$$;
+
+comment on function df.loop_prefix_op(text) is 'Prefix operator @>';
+
+-- Half of an IF. Operands are kept as they are: the branches are normalised when !> completes it.
+create function df.if_then_op(condition text, then_branch text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return jsonb_build_object(
+        '_partial_if', true, 'condition', condition, 'then_branch', then_branch
+    )::text;
+end
+$$;
+
+comment on function df.if_then_op(text, text) is 'Operator ?>; needs !> to complete it';
+
+create function df.if_else_op(partial_if text, else_branch text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_partial jsonb := partial_if::jsonb;
+begin
+    if not v_partial ? '_partial_if' then
+        raise exception 'Invalid if-then-else: left side of !> must be a ?> expression'
+            using errcode = 'P0001',
+                hint = 'All these operators have one precedence and group to the left: put a branch of more than one step in parentheses, as in cond ?> (a ~> b) !> c.';
+    end if;
+    return df."if"(v_partial ->> 'condition', v_partial ->> 'then_branch', else_branch);
+end
+$$;
+
+comment on function df.if_else_op(text, text) is 'Operator !>';
+
+do $$
+declare
+    v_schema text;
+begin
+    if not has_schema_privilege('public', 'create') then
+        raise exception 'the operators need CREATE on schema public, which role "%" does not have', current_user
+            using errcode = '42501',
+                hint = format('Run as its owner: GRANT CREATE ON SCHEMA public TO %I;', current_user);
+    end if;
+    foreach v_schema in array array['df', 'public'] loop
+        execute format('create operator %I.~> (leftarg = text, rightarg = text, function = df.seq)', v_schema);
+        execute format('create operator %I.|=> (leftarg = text, rightarg = text, function = df.as_op)', v_schema);
+        execute format('create operator %I.& (leftarg = text, rightarg = text, function = df."join")', v_schema);
+        execute format('create operator %I.| (leftarg = text, rightarg = text, function = df.race)', v_schema);
+        execute format('create operator %I.?> (leftarg = text, rightarg = text, function = df.if_then_op)', v_schema);
+        execute format('create operator %I.!> (leftarg = text, rightarg = text, function = df.if_else_op)', v_schema);
+        execute format('create operator %I.@> (rightarg = text, function = df.loop_prefix_op)', v_schema);
+    end loop;
+end
+$$;
+
+-- From node text to the rows of df.nodes: one row per step, ids for children, and every rule of a whole
+-- graph checked. Shared by df.start and df.explain.
+
+-- Every node of a tree with its place. `sort` is the way from the root as slot numbers (1 left, 2 right,
+-- 3 condition, 4.. extra), so its order is: parents first, then left, right, condition, extras.
+create function df._walk(
+    p_root jsonb, out sort integer[], out path text, out depth integer, out node jsonb
+)
+returns setof record
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive walk (sort, path, depth, node) as (
+        select array[]::integer[], 'root', 0, p_root
+        union all
+        select w.sort || c.slot, w.path || c.step, w.depth + 1, c.child
+        from walk as w
+        cross join lateral (
+            values
+                (1, '.left', w.node -> 'left_node'),
+                (2, '.right', w.node -> 'right_node'),
+                (3, '.condition_node', w.node -> 'condition_node')
+            union all
+            select 3 + e.n::integer, format('.extra_nodes[%s]', e.n - 1), e.entry
+            from jsonb_array_elements(
+                case jsonb_typeof(w.node -> 'extra_nodes') when 'array' then w.node -> 'extra_nodes' end
+            ) with ordinality as e (entry, n)
+        ) as c (slot, step, child)
+        -- One level below the limit is enough to see that it is passed.
+        where w.depth <= 256 and jsonb_typeof(c.child) is distinct from 'null' and c.child is not null
+    )
+    select w.sort, w.path, w.depth, w.node from walk as w
+$$;
+
+comment on function df._walk(jsonb) is 'Every node of a tree with its place';
+
+-- What is wrong with one node by itself; null: nothing.
+create function df._node_fault(p_node jsonb, p_depth integer) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_type text;
+    v_config json;
+    v_problem text;
+begin
+    if p_depth > 256 then
+        return 'Graph exceeds maximum nesting depth of 256. A chain of ~> nests to the left, so it can have '
+            '257 steps; longer ones need groups in parentheses or a second workflow.';
+    end if;
+    if jsonb_typeof(p_node) <> 'object' then
+        return 'Durofut children must be JSON objects';
+    end if;
+    if jsonb_typeof(p_node -> 'node_type') is distinct from 'string' then
+        return 'node_type is missing';
+    end if;
+    v_type := p_node ->> 'node_type';
+    if not df._is_node_type(v_type) then
+        return df._unknown_node_type(v_type);
+    end if;
+    v_problem := df._misshapen(
+        (p_node -> 'left_node')::json, (p_node -> 'right_node')::json, (p_node -> 'condition_node')::json,
+        (p_node -> 'extra_nodes')::json, (p_node -> 'query')::json, (p_node -> 'result_name')::json
+    );
+    if v_problem is not null then
+        return format('Malformed Durofut JSON with node_type ''%s'': %s', v_type, v_problem);
+    end if;
+    if jsonb_typeof(p_node -> 'condition_node') = 'object' and v_type not in ('IF', 'LOOP') then
+        return format('condition_node is not valid for %s nodes', v_type);
+    end if;
+    if jsonb_typeof(p_node -> 'extra_nodes') = 'array' and v_type <> 'JOIN' then
+        return format('extra_nodes is not valid for %s nodes', v_type);
+    end if;
+    if v_type in ('IF', 'LOOP', 'JOIN') and p_node ->> 'query' is not null then
+        select t.value, t.problem into v_config, v_problem from df._try_json(p_node ->> 'query') as t;
+        if v_problem is not null then
+            return format('query in %s must be valid JSON config: %s', v_type, v_problem);
+        end if;
+        if json_typeof(v_config) <> 'object' then
+            return format('query in %s must be a JSON config object', v_type);
+        end if;
+        if v_type = 'JOIN' and v_config -> 'extra_nodes' is not null then
+            return 'extra_nodes in JOIN must be a first-class Durofut field, not embedded in query';
+        end if;
+        if v_type <> 'JOIN' and v_config -> 'condition_node' is not null then
+            return format('condition_node in %s must be a first-class Durofut field, not embedded in query', v_type);
+        end if;
+    end if;
+    return null;
+end
+$$;
+
+comment on function df._node_fault(jsonb, integer) is 'What is wrong with one node by itself';
+
+-- A configuration object as text with one more entry.
+create function df._with_entry(p_config text, p_entry text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select '{' || coalesce(
+        (
+            select string_agg(to_json(e.key)::text || ':' || e.value::text, ',' order by e.n) || ','
+            from json_each(p_config::json) with ordinality as e (key, value, n)
+        ), ''
+    ) || p_entry || '}'
+$$;
+
+comment on function df._with_entry(text, text) is 'A configuration object with one more entry';
+
+-- The rows of a graph, parents first; the first row is the root. Raises if the graph breaks a rule.
+--
+-- Ids are distinct by construction: multiples of an odd number, modulo 2^32, from a random start.
+create function df._flatten(
+    p_node text, out ord bigint, out id text, out node_type text, out query text, out result_name text,
+    out left_node text, out right_node text
+)
+returns setof record
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_root jsonb;
+    v_start bigint := ('x' || right(gen_random_uuid()::text, 8))::bit(32)::bigint;
+    v_fault text;
+    v_path text;
+begin
+    begin
+        v_root := p_node::jsonb;
+    exception
+        when data_exception then
+            raise exception 'Invalid durable function graph: root: %', sqlerrm using errcode = 'XX000';
+    end;
+    -- The first fault in the order of the walk; too many children are their parent's fault.
+    select f.path, f.fault into v_path, v_fault
+    from (
+        select w.sort, w.path, df._node_fault(w.node, w.depth) as fault, 0 as rank
+        from df._walk(v_root) as w
+        union all
+        select
+            coalesce(c.sort[1:cardinality(c.sort) - 1], '{}'), c.path,
+            'Workflow exceeds maximum node count of 10000. Let one workflow start another for a part of the work.', 1
+        from (
+            select w.sort, w.path, row_number() over (order by w.sort) as n from df._walk(v_root) as w
+        ) as c
+        where c.n > 10000
+    ) as f
+    where f.fault is not null
+    order by f.sort, f.rank
+    limit 1;
+    if found then
+        raise exception 'Invalid durable function graph: %: %', v_path, v_fault using errcode = 'XX000';
+    end if;
+    return query
+        with numbered as (
+            select w.sort, w.node, row_number() over (order by w.sort) as n from df._walk(v_root) as w
+        ),
+        named as (
+            select
+                d.sort, d.node, d.n,
+                lpad(to_hex((v_start + d.n * 2654435761) & 4294967295), 8, '0') as id
+            from numbered as d
+        ),
+        families as (
+            select
+                c.sort[1:cardinality(c.sort) - 1] as parent,
+                max(c.id) filter (where c.sort[cardinality(c.sort)] = 1) as left_node,
+                max(c.id) filter (where c.sort[cardinality(c.sort)] = 2) as right_node,
+                max(c.id) filter (where c.sort[cardinality(c.sort)] = 3) as condition_node,
+                string_agg('"' || c.id || '"', ',' order by c.n)
+                    filter (where c.sort[cardinality(c.sort)] > 3) as extra_nodes
+            from named as c
+            where c.sort <> '{}'
+            group by c.sort[1:cardinality(c.sort) - 1]
+        )
+        select
+            n.n, n.id, n.node ->> 'node_type',
+            case
+                when f.condition_node is not null
+                    then df._with_entry(n.node ->> 'query', '"condition_node":"' || f.condition_node || '"')
+                when f.extra_nodes is not null
+                    then df._with_entry(n.node ->> 'query', '"extra_nodes":[' || f.extra_nodes || ']')
+                else n.node ->> 'query'
+            end,
+            n.node ->> 'result_name', f.left_node, f.right_node
+        from named as n
+        left join families as f on f.parent = n.sort
+        order by n.n;
+end
+$$;
+
+comment on function df._flatten(text) is 'The rows of a graph; raises if it breaks a rule';
+
+-- The strict reading of what is given to df.start: unknown and malformed nodes are errors.
+create function df._start_step(p_text text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_node text;
+    v_type text;
+    v_problem text;
+    v_helper text;
+begin
+    select p.node, p.node_type, p.problem into v_node, v_type, v_problem from df._parse_node(p_text) as p;
+    if v_node is not null then
+        return v_node;
+    end if;
+    if v_type is null then
+        v_helper := df._misused_helper(p_text);
+        if v_helper is not null then
+            raise exception 'Invalid durable function: % cannot be used as a workflow step. Call % before df.start().',
+                v_helper, v_helper using errcode = 'XX000';
+        end if;
+        return '{"node_type":"SQL","query":' || to_json(p_text)::text || '}';
+    end if;
+    if not df._is_node_type(v_type) then
+        raise exception 'Invalid durable function: %', df._unknown_node_type(v_type) using errcode = 'XX000';
+    end if;
+    raise exception 'Invalid durable function: Malformed Durofut JSON with node_type ''%'': %', v_type, v_problem
+        using errcode = 'XX000';
+end
+$$;
+
+comment on function df._start_step(text) is 'The step that df.start is given';
+
+-- df.start and how its request reaches the engine, all in the caller's transaction.
+
+-- Refuses callers as whom no step could run.
+create function df._check_submitter() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_can_login boolean;
+    v_superuser boolean;
+begin
+    select r.rolcanlogin, r.rolsuper into v_can_login, v_superuser
+    from pg_roles as r where r.rolname = current_user;
+    if not v_can_login then
+        raise exception 'current_user "%" does not have LOGIN privilege. Steps run in sessions of the role that starts a workflow.', current_user
+            using errcode = 'XX000', hint = format('ALTER ROLE %I LOGIN, or start as another role.', current_user);
+    end if;
+    if v_superuser and df._setting('enable_superuser_instances') <> 'on' then
+        raise exception 'pg_durable: superuser instances are disabled. Start workflows as an ordinary role.'
+            using errcode = 'XX000',
+                hint = 'The owner of schema df can allow them: INSERT INTO df._settings VALUES (''enable_superuser_instances'', ''on'').';
+    end if;
+end
+$$;
+
+comment on function df._check_submitter() is 'Refuses callers as whom no step could run';
+
+-- Writes a checked graph under a new instance id and asks the engine to start it.
+create function df._write_instance(
+    p_node text, p_label text, p_database text, p_vars jsonb,
+    p_start_at timestamptz default null, p_idempotency_key text default null
+)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_role regrole := quote_ident(current_user)::regrole;
+    v_ids text[];
+    v_types text[];
+    v_queries text[];
+    v_names text[];
+    v_lefts text[];
+    v_rights text[];
+    v_id text;
+begin
+    -- Everything is checked before anything is written.
+    select
+        array_agg(f.id order by f.ord), array_agg(f.node_type order by f.ord),
+        array_agg(f.query order by f.ord), array_agg(f.result_name order by f.ord),
+        array_agg(f.left_node order by f.ord), array_agg(f.right_node order by f.ord)
+    into v_ids, v_types, v_queries, v_names, v_lefts, v_rights
+    from df._flatten(p_node) as f;
+
+    for v_attempt in 1..10 loop
+        -- ON CONFLICT also sees ids that row security hides, and says nothing about them.
+        insert into df.instances (id, label, root_node, submitted_by, database, start_at, idempotency_key)
+        values (
+            right(gen_random_uuid()::text, 8), p_label, v_ids[1], v_role, p_database, p_start_at,
+            p_idempotency_key
+        )
+        on conflict (id) do nothing
+        returning id into v_id;
+        exit when v_id is not null;
+    end loop;
+    if v_id is null then
+        raise exception 'Failed to create instance: exhausted 10 attempts to find a free id'
+            using errcode = 'XX000', hint = 'There are too many instances; remove old ones (setting retention_days).';
+    end if;
+
+    insert into df.nodes
+        (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database)
+    select n.id, v_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_role, p_database
+    from unnest(v_ids, v_types, v_queries, v_names, v_lefts, v_rights)
+        as n (id, node_type, query, result_name, left_node, right_node);
+
+    insert into df._inbox (kind, instance_id, payload)
+    values ('start', v_id, jsonb_build_object('vars', p_vars));
+    return v_id;
+end
+$$;
+
+comment on function df._write_instance(text, text, text, jsonb, timestamptz, text) is 'Writes a graph and asks the engine to start it';
+
+-- The caller's variables; those set in this transaction too.
+create function df._own_vars() returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(jsonb_object_agg(v.name, v.value), '{}')
+    from df.vars as v
+    where v.owner = quote_ident(current_user)::regrole and v.value is not null
+$$;
+
+comment on function df._own_vars() is 'The caller''s variables';
+
+create function df.start(
+    fut text, label text default null, database text default null, transaction_mode text default 'caller'
+)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_node text;
+begin
+    if fut is null then
+        raise exception 'argument 0 must not be null' using errcode = 'XX000', hint = 'df.start needs a workflow.';
+    end if;
+    if lower(transaction_mode) is distinct from 'caller' and lower(transaction_mode) is distinct from 'new' then
+        raise exception 'invalid transaction_mode "%" for df.start(): expected ''caller'' or ''new''', transaction_mode
+            using errcode = 'XX000';
+    end if;
+    v_node := df._start_step(fut);
+    if database is not null
+        and not exists (select from pg_database as d where d.datname = start.database) then
+        raise exception 'database "%" does not exist', database using errcode = 'XX000';
+    end if;
+    if lower(transaction_mode) = 'new' then
+        return df._start_elsewhere(fut, label, database);
+    end if;
+    perform df._check_submitter();
+    return df._write_instance(v_node, label, database, df._own_vars());
+end
+$$;
+
+comment on function df.start(text, text, text, text) is 'Starts a workflow as part of this transaction and returns its id';
+
+-- df.start that commits by itself.
+create function df._start_elsewhere(p_fut text, p_label text, p_database text) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if df._in_workflow() then
+        raise exception 'df.start() with transaction_mode => ''new'' cannot be called inside a workflow: a step takes effect as a whole or not at all'
+            using errcode = 'XX000';
+    end if;
+    raise exception 'df.start() with transaction_mode => ''new'' needs a second connection, which SQL alone can''t open'
+        using errcode = '0A000',
+            hint = 'Call df.start on another connection of the application, or use transaction_mode => ''caller''.';
+end
+$$;
+
+comment on function df._start_elsewhere(text, text, text) is 'df.start that commits by itself';
+
+-- The snapshot of a graph, as the worker reads it: nodes by id, in the order of their ids.
+create function df._graph_text(p_instance_id text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select '{"instance_id":' || to_json(i.id)::text || ',"root_node_id":' || to_json(i.root_node)::text
+        || ',"nodes":{' || (
+            select string_agg(
+                to_json(n.id)::text || ':{"id":' || to_json(n.id)::text
+                || ',"node_type":' || to_json(n.node_type)::text
+                || ',"query":' || coalesce(to_json(n.query)::text, 'null')
+                || ',"result_name":' || coalesce(to_json(n.result_name)::text, 'null')
+                || ',"left_node":' || coalesce(to_json(n.left_node)::text, 'null')
+                || ',"right_node":' || coalesce(to_json(n.right_node)::text, 'null')
+                || ',"submitted_by":' || to_json(pg_get_userbyid(n.submitted_by))::text
+                || ',"database":' || coalesce(to_json(n.database)::text, 'null') || '}',
+                ',' order by n.id collate "C"
+            )
+            from df.nodes as n
+            where n.instance_id = i.id
+        ) || '}}'
+    from df.instances as i
+    where i.id = p_instance_id
+$$;
+
+comment on function df._graph_text(text) is 'A graph as one JSON text';
+
+-- A start message: the frozen graph goes to df._snapshots, and its hash into the input.
+create function df._send_start(p_instance_id text, p_payload jsonb) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_label text;
+    v_status text;
+    v_start_at timestamptz;
+    v_graph text := df._graph_text(p_instance_id);
+    v_hash text := 'sha256:' || encode(sha256(convert_to(v_graph, 'UTF8')), 'hex');
+    v_input text;
+begin
+    select i.label, i.status, i.start_at into v_label, v_status, v_start_at
+    from df.instances as i where i.id = p_instance_id;
+    if v_status <> 'pending' or exists (select from df._snapshots as s where s.instance_id = p_instance_id) then
+        raise exception 'Instance % was already started', p_instance_id using errcode = '55000';
+    end if;
+    if v_graph is null then
+        raise exception 'Instance % has no nodes', p_instance_id using errcode = '55000';
+    end if;
+    insert into df._snapshots (instance_id, hash, graph) values (p_instance_id, v_hash, v_graph);
+    v_input := '{"instance_id":' || to_json(p_instance_id)::text
+        || coalesce(',"label":' || to_json(v_label)::text, '')
+        || ',"vars":{' || coalesce(
+            (
+                select string_agg(to_json(v.key)::text || ':' || to_json(v.value)::text, ',' order by v.key collate "C")
+                from jsonb_each_text(p_payload -> 'vars') as v
+                where v.value is not null
+            ), ''
+        )
+        || '},"loop_iteration":0,"graph_ref":' || to_json(v_hash)::text || '}';
+    perform duroxide.send_v1(
+        p_instance_id, 1::smallint,
+        '{"StartOrchestration":{"instance":' || to_json(p_instance_id)::text
+        || ',"orchestration":"pg_durable::orchestration::execute-function-graph","input":' || to_json(v_input)::text
+        || ',"version":null,"parent_instance":null,"parent_id":null,"execution_id":1}}',
+        v_start_at
+    );
+end
+$$;
+
+comment on function df._send_start(text, jsonb) is 'Freezes a graph and sends the start message';
+
+-- Turns a request into a message. It runs after the policy let the row in, with the owner's rights, for
+-- whoever inserted; so only a trigger may call it (a user's own table must not).
+create function df._consume_request() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from df._inbox as b where b.seq = new.seq;
+    if new.kind = 'start' then
+        perform df._send_start(new.instance_id, new.payload);
+    end if;
+    return null;
+end
+$$;
+
+comment on function df._consume_request() is 'Turns a request into a message to the engine';
+
+revoke execute on function df._consume_request() from public;
+revoke execute on function df._send_start(text, jsonb) from public;
+revoke execute on function df._graph_text(text) from public;
+
+create trigger _inbox_consume after insert on df._inbox
+    for each row execute function df._consume_request();
+
+-- How a workflow is doing, and waiting for its end. Row security decides whose can be seen.
+
+create function df.status(instance_id text) returns text
+language sql volatile strict
+set search_path = pg_catalog, pg_temp
+as $$
+    select i.status from df.instances as i where i.id = status.instance_id
+$$;
+
+comment on function df.status(text) is 'pending, running, completed, failed or cancelled; null for an unknown instance';
+
+create function df.result(instance_id text) returns text
+language sql volatile strict
+set search_path = pg_catalog, pg_temp
+as $$
+    select n.result::text
+    from df.instances as i
+    join df.nodes as n on n.instance_id = i.id and n.id = i.root_node
+    where i.id = result.instance_id and n.status = 'completed'
+$$;
+
+comment on function df.result(text) is 'The result document of a completed workflow; else null';
+
+create function df.error(instance_id text) returns jsonb
+language sql volatile strict
+set search_path = pg_catalog, pg_temp
+as $$
+    select jsonb_build_object('message', i.error) || coalesce(i.error_details, '{}')
+        || jsonb_build_object('message', i.error)
+    from df.instances as i
+    where i.id = error.instance_id and i.error is not null
+$$;
+
+comment on function df.error(text) is 'Why a workflow failed or was cancelled, as an object; else null';
+
+create function df.await_instance(instance_id text, timeout_seconds integer default 30) returns text
+language plpgsql strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_deadline timestamptz := clock_timestamp() + make_interval(secs => timeout_seconds);
+    v_pause double precision := 0.002;
+    v_status text;
+    v_created_at timestamptz;
+begin
+    if df._in_workflow() then
+        raise exception 'df.await_instance() cannot be called inside a workflow: it would hold the place of a step'
+            using errcode = 'XX000', hint = 'Let the other workflow be a part of this one.';
+    end if;
+    if timeout_seconds <= 0 then
+        raise exception 'Timeout must be positive' using errcode = 'XX000';
+    end if;
+    perform df._mark_helper('df.await_instance');
+    loop
+        select i.status, i.created_at into v_status, v_created_at
+        from df.instances as i where i.id = await_instance.instance_id;
+        if not found then
+            raise exception 'Instance not found: %', instance_id using errcode = '22000';
+        end if;
+        if v_status in ('completed', 'failed', 'cancelled') then
+            return v_status;
+        end if;
+        if v_status = 'pending' and v_created_at = now() and pg_current_xact_id_if_assigned() is not null then
+            raise exception 'Instance % was started in this transaction: it begins to run when that commits', instance_id
+                using errcode = '22000', hint = 'COMMIT first, then wait.';
+        end if;
+        if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+            raise exception 'df.await_instance() can''t see changes under isolation level %: instance % stays % in this snapshot',
+                upper(current_setting('transaction_isolation')), instance_id, v_status
+                using errcode = '22000', hint = 'Wait outside of this transaction, or under READ COMMITTED.';
+        end if;
+        if clock_timestamp() >= v_deadline then
+            raise exception 'Timeout after %s waiting for instance % (status: %). It goes on; wait again, or look at df.explain(''%'').',
+                timeout_seconds, instance_id, v_status, instance_id using errcode = '22000';
+        end if;
+        perform pg_sleep(least(v_pause, extract(epoch from v_deadline - clock_timestamp())));
+        v_pause := least(v_pause * 1.5, 0.1);
+    end loop;
+end
+$$;
+
+comment on function df.await_instance(text, integer) is 'Waits until a workflow has ended and returns its status';
+
+create function df.wait_for_completion(instance_id text, timeout_seconds integer default 30) returns text
+language plpgsql strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise warning 'df.wait_for_completion() is deprecated; use df.await_instance() instead';
+    return df.await_instance(instance_id, timeout_seconds);
+end
+$$;
+
+comment on function df.wait_for_completion(text, integer) is 'Deprecated: df.await_instance';
+
+-- What the stored statuses of nodes mean together. The worker writes a status when something happens to
+-- a node; that a branch was not taken, a race lost or an iteration superseded is seen only in the whole.
+
+-- The children of a node in the order in which people read them.
+create function df._children(
+    p_node_type text, p_query text, p_left text, p_right text, out place bigint, out id text
+)
+returns setof record
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.place, c.id
+    from (
+        values
+            (case p_node_type when 'IF' then 2 else 1 end, p_left),
+            (case p_node_type when 'IF' then 3 else 2 end, p_right)
+        union all
+        select case p_node_type when 'IF' then 1 else 2 end, p_query::json ->> 'condition_node'
+        where p_node_type in ('IF', 'LOOP') and p_query is not null
+        union all
+        select 2 + e.n, e.id
+        from json_array_elements_text(
+            case when p_node_type = 'JOIN' then p_query::json -> 'extra_nodes' end
+        ) with ordinality as e (id, n)
+    ) as c (place, id)
+    where c.id is not null
+$$;
+
+comment on function df._children(text, text, text, text) is 'The children of a node in reading order';
+
+-- For every node the status to show, and the ancestor that it follows from.
+--
+-- A stamp is "<scope>::<generation>"; a scope below the root names its parents as
+-- "<parent scope>::<generation>::<node>". A stamp is superseded when its scope, or one that it lies in,
+-- has been stamped with a later generation.
+create function df._inferred(p_instance_id text, out id text, out status text, out ancestor text)
+returns setof record
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive stamped as (
+        select
+            n.id, n.node_type, n.query, n.left_node, n.right_node, n.status,
+            string_to_array(n.status_details ->> 'execution_id', '::') as parts
+        from df.nodes as n
+        where n.instance_id = p_instance_id
+    ),
+    -- A malformed stamp is ignored.
+    nodes as (
+        select
+            s.id, s.node_type, s.query, s.left_node, s.right_node, s.status,
+            case when m.well_formed then s.parts end as parts
+        from stamped as s
+        cross join lateral (
+            select cardinality(s.parts) % 2 = 0 and bool_and(p.part ~ '^[0-9]{1,15}$') filter (where p.n % 2 = 0)
+            from unnest(s.parts) with ordinality as p (part, n)
+        ) as m (well_formed)
+    ),
+    scopes as (
+        select
+            n.parts[1:cardinality(n.parts) - 1] as scope, max(n.parts[cardinality(n.parts)]::bigint) as generation
+        from nodes as n
+        where n.parts is not null
+        group by 1
+    ),
+    judged as (
+        select
+            n.id, n.node_type, n.query, n.left_node, n.right_node, n.status,
+            n.parts[cardinality(n.parts)]::bigint as generation,
+            exists (
+                select
+                from generate_series(2, cardinality(n.parts), 2) as k
+                join scopes as s on s.scope = n.parts[1:k - 1]
+                where s.generation > n.parts[k]::bigint
+            ) as superseded
+        from nodes as n
+    ),
+    walk (id, status, ancestor, ended, highest, highest_id) as (
+        select j.id, v.status, null::text, v.ended, j.generation, j.id::text
+        from df.instances as i
+        join judged as j on j.id = i.root_node
+        cross join lateral (
+            select
+                case when j.status in ('completed', 'failed') and j.superseded then 'pending' else j.status end,
+                case when j.status in ('completed', 'failed') and not j.superseded then j.id::text end
+        ) as v (status, ended)
+        where i.id = p_instance_id
+        union all
+        select j.id, v.status, v.ancestor, v.ended, h.highest, h.highest_id
+        from walk as w
+        join judged as p on p.id = w.id
+        cross join lateral df._children(p.node_type, p.query, p.left_node, p.right_node) as c
+        join judged as j on j.id = c.id
+        cross join lateral (
+            select
+                j.status in ('completed', 'failed') and not j.superseded,
+                j.status in ('completed', 'failed') and j.superseded,
+                j.left_node is null
+        ) as f (final, stale, leaf)
+        cross join lateral (
+            select
+                case
+                    when f.final then j.status
+                    when w.ended is null then case when f.stale then 'pending' else j.status end
+                    -- A step that still ran when its race was decided was cancelled.
+                    when j.status = 'running' and f.leaf and not j.superseded then 'cancelled'
+                    else 'skipped'
+                end,
+                case
+                    when f.final then null
+                    when w.ended is not null then w.ended
+                    when f.stale then w.highest_id
+                end,
+                case when f.final then j.id::text else w.ended end
+        ) as v (status, ancestor, ended)
+        cross join lateral (
+            select
+                greatest(w.highest, j.generation),
+                case when w.highest >= j.generation or j.generation is null then w.highest_id else j.id::text end
+        ) as h (highest, highest_id)
+    )
+    select
+        n.id,
+        case
+            when i.status = 'cancelled' and coalesce(w.status, n.status) = 'running' then 'cancelled'
+            when i.status = 'cancelled' and coalesce(w.status, n.status) = 'pending' then 'skipped'
+            else coalesce(w.status, n.status)
+        end,
+        w.ancestor
+    from nodes as n
+    join df.instances as i on i.id = p_instance_id
+    left join walk as w on w.id = n.id
+$$;
+
+comment on function df._inferred(text) is 'The status to show for every node of an instance';
+
+create function df.instance_nodes(instance_id_param text)
+returns table (
+    node_id text, node_type text, query text, result_name text, left_node text, right_node text, status text,
+    result text, status_details text, inferred_status text, inferred_status_from_ancestor_id text,
+    updated_at timestamptz
+)
+language sql volatile strict
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status, n.result::text,
+        n.status_details::text, f.status, f.ancestor, n.updated_at
+    from df.nodes as n
+    join df._inferred(instance_id_param) as f on f.id = n.id
+    where n.instance_id = instance_id_param
+$$;
+
+comment on function df.instance_nodes(text) is 'The steps of a workflow with their results and statuses';
+
+create function df.instance_nodes(instance_id_param text, _last_n_executions integer)
+returns table (
+    execution_id bigint, node_id text, node_type text, query text, result_name text, left_node text,
+    right_node text, status text, result text, updated_at timestamptz
+)
+language sql volatile strict
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        1::bigint, n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status,
+        n.result::text, n.updated_at
+    from df.nodes as n
+    where n.instance_id = instance_id_param
+$$;
+
+comment on function df.instance_nodes(text, integer) is 'The steps of a workflow, for older clients; the second argument is ignored';
+
+-- df.explain: a workflow as a tree of text.
+
+create function df._clip(p_text text, p_longest integer) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when length(p_text) > p_longest then left(p_text, p_longest - 3) || '...' else p_text end
+$$;
+
+-- The text of one node, without its place in the tree.
+create function df._caption(p_node_type text, p_query text, p_result_name text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_config json;
+begin
+    if p_node_type not in ('SQL', 'SLEEP') then
+        select t.value into v_config from df._try_json(p_query) as t;
+        if json_typeof(v_config) <> 'object' then
+            v_config := null;
+        end if;
+    end if;
+    return case p_node_type
+        when 'SQL' then 'SQL: ' || df._clip(p_query, 50)
+        when 'SLEEP' then 'SLEEP ' || p_query || 's'
+        when 'WAIT_SCHEDULE' then format('WAIT ''%s''', v_config ->> 'cron_expr')
+        when 'SIGNAL' then format('SIGNAL ''%s''', v_config ->> 'signal_name')
+            || coalesce(' (' || (v_config ->> 'timeout_seconds') || 's)', '')
+        when 'LOOP' then case when v_config -> 'condition_node' is null then 'LOOP (infinite)' else 'LOOP (while)' end
+        when 'BREAK' then 'BREAK' || coalesce(' ''' || df._clip(v_config ->> 'break_value', 20) || '''', '')
+        when 'JOIN' then format('JOIN (%s)', 2 + coalesce(json_array_length(v_config -> 'extra_nodes'), 0))
+        when 'HTTP' then format('HTTP %s %s', v_config ->> 'method', df._clip(v_config ->> 'url', 40))
+        when 'HTTP_MULTIPART'
+            then format('HTTP_MULTIPART %s %s', v_config ->> 'method', df._clip(v_config ->> 'url', 40))
+        else p_node_type
+    end || case
+        when p_result_name is not null and p_node_type <> 'RACE' then format(' |=> ''%s''', p_result_name)
+        else ''
+    end;
+end
+$$;
+
+create function df._mark_of(p_status text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case p_status
+        when 'completed' then ' ✓'
+        when 'failed' then ' ✗'
+        when 'running' then ' ⏳'
+        when 'skipped' then ' ⊘'
+        when 'cancelled' then ' ⊘'
+        when 'pending' then ' ○'
+        else ''
+    end
+$$;
+
+-- What is drawn below a node: headings and further nodes, each with its indentation and lead.
+--   THEN draws nothing itself; its sides stand one below the other at its own place.
+create function df._below(
+    p_node_type text, p_query text, p_left text, p_right text, p_indent integer, p_lead text,
+    out place bigint, out node_id text, out indent integer, out lead text, out heading text
+)
+returns setof record
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select 2 * c.place, c.id, p_indent, case when c.place = 1 then p_lead else '→ ' end, null::text
+    from df._children(p_node_type, p_query, p_left, p_right) as c
+    where p_node_type = 'THEN'
+    union all
+    select
+        2 * c.place + s.part, case when s.part = 1 then c.id end,
+        p_indent + 4 + 2 * s.part,
+        case
+            when s.part = 0 then ''
+            when p_node_type in ('JOIN', 'RACE') and c.place < max(c.place) over () then '├─'
+            else '└─'
+        end,
+        case
+            when s.part = 1 then null
+            when p_node_type = 'LOOP' then (array['↻ body:', '? while:'])[c.place]
+            when p_node_type = 'IF' then (array['? condition:', '✓ then:', '✗ else:'])[c.place]
+            else format('║ branch %s:', c.place)
+        end
+    from df._children(p_node_type, p_query, p_left, p_right) as c
+    cross join (values (0), (1)) as s (part)
+    where p_node_type <> 'THEN'
+$$;
+
+-- The drawing of rows like those of df.nodes, given as
+-- {"<id>": {"type", "query", "name", "left", "right", "status"?}}.
+create function df._draw(p_nodes jsonb, p_root text) returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive nodes as materialized (
+        select n.key as id, n.type, n.query, n.name, n."left", n."right", n.status
+        from (
+            select e.key, r.*
+            from jsonb_each(p_nodes) as e
+            cross join lateral jsonb_to_record(e.value)
+                as r (type text, query text, name text, "left" text, "right" text, status text)
+        ) as n
+    ),
+    drawing (sort, node_id, indent, lead, heading) as (
+        select array[]::bigint[], p_root, 0, '', null::text
+        union all
+        select d.sort || b.place, b.node_id, b.indent, b.lead, b.heading
+        from drawing as d
+        join nodes as n on n.id = d.node_id
+        cross join lateral df._below(n.type, n.query, n."left", n."right", d.indent, d.lead) as b
+    )
+    select
+        repeat(' ', d.indent) || coalesce(
+            d.heading, d.lead || df._caption(n.type, n.query, n.name) || df._mark_of(n.status)
+        )
+    from drawing as d
+    left join nodes as n on n.id = d.node_id
+    where d.heading is not null or n.type <> 'THEN'
+    order by d.sort
+$$;
+
+-- Lines side by side as one text, each padded to the longest and four more.
+create function df._framed(p_lines text[]) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select string_agg(
+        l.line || repeat(' ', (select max(length(m.line)) from unnest(p_lines) as m (line)) + 4 - length(l.line)),
+        E'\n' order by l.n
+    )
+    from unnest(p_lines) with ordinality as l (line, n)
+$$;
+
+create function df._explain_node(p_node text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_nodes jsonb;
+    v_root text;
+begin
+    select
+        jsonb_object_agg(f.id, jsonb_build_object(
+            'type', f.node_type, 'query', f.query, 'name', f.result_name, 'left', f.left_node, 'right', f.right_node
+        )), min(f.id) filter (where f.ord = 1)
+    into v_nodes, v_root
+    from df._flatten(p_node) as f;
+    return df._framed(array(select d from df._draw(v_nodes, v_root) as d));
+exception
+    when internal_error then
+        return sqlerrm;
+end
+$$;
+
+create function df._explain_instance(p_instance_id text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_instance record;
+    v_word text;
+    v_output text;
+    v_nodes jsonb;
+    v_lines text[];
+begin
+    select i.id, i.label, i.status, i.root_node, i.error, i.paused_at into v_instance
+    from df.instances as i where i.id = lower(p_instance_id);
+    if not found then
+        return format('Instance ''%s'' not found', p_instance_id);
+    end if;
+    select jsonb_object_agg(n.node_id, jsonb_build_object(
+        'type', n.node_type, 'query', n.query, 'name', n.result_name, 'left', n.left_node,
+        'right', n.right_node, 'status', n.inferred_status
+    )) into v_nodes
+    from df.instance_nodes(v_instance.id) as n;
+    if v_nodes is null then
+        return format('No nodes found for instance ''%s''', v_instance.id);
+    end if;
+    v_word := case when v_instance.status in ('pending', 'cancelled') then v_instance.status
+        else initcap(v_instance.status) end;
+    v_output := df._clip(coalesce(v_instance.error, df.result(v_instance.id)), 60);
+    v_lines := array[
+        format('Instance: %s', v_instance.id) || coalesce(' (' || v_instance.label || ')', ''),
+        format('Status:   %s %s', case
+            when v_instance.status = 'completed' then '✓'
+            when v_instance.status in ('failed', 'cancelled') then '✗'
+            when v_instance.status = 'running' then '⏳'
+            else '○'
+        end, v_word)
+    ];
+    if v_output is not null then
+        v_lines := v_lines || ('Output:   ' || v_output);
+    end if;
+    return df._framed(v_lines || array[''] || array(select d from df._draw(v_nodes, v_instance.root_node) as d));
+end
+$$;
+
+-- How df.explain understands its input: instance, node, sql, nothing or expression.
+create function df._explain_mode(p_input text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_marked boolean := p_input ~ '~>|\|=>|\?>|!>|@>|df\.';
+    v_keyword boolean := p_input ~* '^((select|insert|update|delete|with)[ \n]|(create|alter|drop|call|do|truncate|grant|revoke|explain) )';
+begin
+    if p_input ~ '^[0-9A-Fa-f]{8}$' then
+        return 'instance';
+    end if;
+    if (select p.node is not null from df._parse_node(p_input) as p) then
+        return 'node';
+    end if;
+    return case when v_marked then 'expression' when v_keyword then 'sql' else 'nothing' end;
+end
+$$;
+
+-- The answer for the text that an expression gave.
+create function df._explain_value(p_value text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_node text;
+    v_type text;
+    v_problem text;
+begin
+    if p_value is null then
+        return 'Expression returned NULL';
+    end if;
+    select p.node, p.node_type, p.problem into v_node, v_type, v_problem from df._parse_node(p_value) as p;
+    if v_node is null then
+        return 'Failed to parse Durofut JSON: ' || case
+            when v_type is null then 'the expression gave no workflow but: ' || df._clip(p_value, 200)
+            when not df._is_node_type(v_type) then df._unknown_node_type(v_type)
+            else v_problem
+        end;
+    end if;
+    return df._explain_node(v_node);
+end
+$$;
+
+create function df._explain_known(p_input text, p_mode text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return case p_mode
+        when 'instance' then df._explain_instance(p_input)
+        when 'node' then df._explain_value(p_input)
+        when 'sql' then df._explain_value(df.sql(p_input))
+        else 'Cannot explain input: not a valid Durofut JSON, instance ID, SQL statement, or DSL expression.'
+            || E'\nHint: DSL expressions use df.*() functions and operators like ~>, |=>, &, |.'
+    end;
+end
+$$;
+
+-- An expression is evaluated under the caller's own search_path, so this function has none of its own
+-- and calls everything by its full name. What the expression did besides giving a value is undone: to
+-- look at a workflow must not start it.
+create function df.explain(input text) returns text
+language plpgsql strict
+as $$
+declare
+    v_input text := pg_catalog.btrim(input, E' \t\n\r');
+    v_mode text := df._explain_mode(v_input);
+    v_value text;
+begin
+    if pg_catalog.textne(v_mode, 'expression') then
+        return df._explain_known(v_input, v_mode);
+    end if;
+    begin
+        execute pg_catalog.concat('SELECT ', v_input) into v_value;
+        raise exception using errcode = 'PD003', message = 'undo';
+    exception
+        when sqlstate 'PD003' then
+            null;
+    end;
+    return df._explain_value(v_value);
+end
+$$;
+
+comment on function df._clip(text, integer) is 'Text cut to a length';
+comment on function df._caption(text, text, text) is 'The text of one node';
+comment on function df._mark_of(text) is 'The sign for a status';
+comment on function df._below(text, text, text, text, integer, text) is 'What is drawn below a node';
+comment on function df._draw(jsonb, text) is 'The lines of a drawing';
+comment on function df._framed(text[]) is 'Lines padded to one width';
+comment on function df._explain_node(text) is 'The drawing of node text';
+comment on function df._explain_instance(text) is 'The drawing of an instance with its statuses';
+comment on function df._explain_mode(text) is 'How df.explain understands its input';
+comment on function df._explain_value(text) is 'The drawing of what an expression gave';
+comment on function df._explain_known(text, text) is 'The answer for input that need not be evaluated';
+comment on function df.explain(text) is 'A workflow as a tree of text: an instance id, node text, SQL, or an expression of df functions';
+
+-- What the worker calls. Statuses of instances and nodes are written in the very commit of the fact that
+-- they describe: by the commit hook for turns, and by _finish_step_v1 for SQL steps.
+--
+-- All run in READ COMMITTED, on arrays, one statement per kind of write. Plans are pinned to index
+-- lookups: an instance has few rows, whatever the statistics of a table that has just been filled say.
+
+-- Text as a document: JSON as it is, anything else as a JSON string. jsonb can't hold \u0000; it becomes
+-- the replacement character.
+create function df._document(p_text text) returns jsonb
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return p_text::jsonb;
+exception
+    when untranslatable_character then
+        begin
+            return regexp_replace(p_text, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g')::jsonb;
+        exception
+            when data_exception then
+                return to_jsonb(p_text);
+        end;
+    when data_exception then
+        return to_jsonb(p_text);
+end
+$$;
+
+comment on function df._document(text) is 'JSON text as jsonb, other text as a JSON string';
+
+-- The records in the projections of turns, the last one of every node, as one array of
+-- {"instance", "node", "status", "stamp", "result", "source", "error"}. A projection is a record, an
+-- array of them, or a JSON string that holds either.
+create function df._node_records(p_engine_ids text[], p_projections text[]) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select jsonb_agg(jsonb_build_object(
+        'instance', l.instance, 'node', l.record -> 'node', 'status', l.record -> 'status',
+        'stamp', l.record -> 'stamp', 'result', l.record -> 'result', 'source', l.record -> 'result_from',
+        'error', l.record -> 'error'
+    ))
+    from (
+        select distinct on (split_part(t.engine_id, '::', 1), r.record ->> 'node')
+            split_part(t.engine_id, '::', 1) as instance, r.record
+        from unnest(p_engine_ids, p_projections) with ordinality as t (engine_id, projections, turn)
+        cross join lateral df._document(t.projections) as d (document)
+        cross join lateral jsonb_array_elements(
+            case jsonb_typeof(d.document) when 'array' then d.document else jsonb_build_array(d.document) end
+        ) with ordinality as e (entry, n)
+        cross join lateral (
+            select case jsonb_typeof(e.entry) when 'string' then df._document(e.entry #>> '{}') else e.entry end
+        ) as s (entry)
+        cross join lateral jsonb_array_elements(
+            case jsonb_typeof(s.entry) when 'array' then s.entry else jsonb_build_array(s.entry) end
+        ) with ordinality as r (record, m)
+        where t.projections is not null
+            and jsonb_typeof(r.record) = 'object'
+            and r.record ->> 'status' in ('running', 'completed', 'failed')
+        order by 1, r.record ->> 'node', t.turn desc, e.n desc, r.m desc
+    ) as l
+$$;
+
+comment on function df._node_records(text[], text[]) is 'The records in the projections of turns';
+
+-- Writes node records. `source` names the node whose result is copied; one that is written by the same
+-- records counts as written.
+create function df._write_nodes(p_records jsonb) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+    with recursive record as materialized (
+        select r.*
+        from jsonb_to_recordset(p_records) as r (
+            instance text, node text, status text, stamp text, result text, source text, error jsonb
+        )
+    ),
+    chain (instance, node, source) as (
+        select r.instance, r.node, r.source from record as r where r.source is not null
+        union
+        select c.instance, c.node, r.source
+        from chain as c
+        join record as r on r.instance = c.instance and r.node = c.source
+        where r.source is not null
+    ),
+    copied as (
+        select c.instance, c.node, coalesce(df._document(r.result), n.result) as result
+        from chain as c
+        left join record as r on r.instance = c.instance and r.node = c.source
+        left join df.nodes as n on n.instance_id = c.instance and n.id = c.source
+        where r.source is null
+    )
+    update df.nodes as n
+    set status = r.status,
+        result = case r.status
+            when 'completed' then coalesce(df._document(r.result), c.result)
+            when 'failed' then to_jsonb(coalesce(r.error ->> 'message', r.result))
+        end,
+        error = case when r.status = 'failed' then coalesce(r.error ->> 'message', r.result) end,
+        status_details = coalesce(jsonb_build_object('execution_id', r.stamp), '{}')
+            || case when r.status = 'failed' and jsonb_typeof(r.error) = 'object'
+                then jsonb_build_object('error', r.error) else '{}' end,
+        updated_at = clock_timestamp()
+    from record as r
+    left join copied as c on c.instance = r.instance and c.node = r.node
+    where n.instance_id = r.instance and n.id = r.node;
+end
+$$;
+
+comment on function df._write_nodes(jsonb) is 'Writes node records';
+
+-- The commit hook: called once per batch, before the turns are written, in their transaction.
+--
+-- A row may be locked by a session that asked to cancel, or by a step that is about to commit; the batch
+-- never waits for those. The instances concerned are returned and left alone, and the caller commits
+-- each of them by itself with p_wait. A status that is final is never replaced.
+create function df._project_v1(
+    p_instance_ids text[], p_execution_ids bigint[], p_names text[], p_statuses text[], p_outputs text[],
+    p_projections text[], p_wait boolean
+)
+returns text[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_records jsonb := coalesce(df._node_records(p_instance_ids, p_projections), '[]');
+    v_ids text[];
+    v_ends boolean[];
+    v_locked text[];
+    v_busy text[] := '{}';
+    v_busy_nodes text[];
+begin
+    -- Instances that begin or end in these turns.
+    select array_agg(w.id), array_agg(w.ends) into v_ids, v_ends
+    from (
+        select i.id, bool_or(t.ends) as ends
+        from (
+            select
+                split_part(u.engine_id, '::', 1) as id,
+                strpos(u.engine_id, '::') = 0 and u.status in ('Completed', 'Failed') as ends
+            from unnest(p_instance_ids, p_statuses) as u (engine_id, status)
+        ) as t
+        join df.instances as i on i.id = t.id
+        where i.status = 'pending' or (i.status = 'running' and t.ends)
+        group by i.id
+    ) as w;
+    if v_ids is not null then
+        if p_wait then
+            perform from df.instances as i where i.id = any (v_ids) order by i.id for no key update;
+        else
+            select coalesce(array_agg(l.id), '{}') into v_locked
+            from (
+                select i.id from df.instances as i
+                where i.id = any (v_ids)
+                for no key update skip locked
+            ) as l;
+            select coalesce(array_agg(x), '{}') into v_busy from unnest(v_ids) as x where x <> all (v_locked);
+        end if;
+    end if;
+
+    if v_records <> '[]' and not p_wait then
+        with record as materialized (
+            select r.instance, r.node from jsonb_to_recordset(v_records) as r (instance text, node text)
+        ),
+        locked as materialized (
+            select n.instance_id, n.id
+            from df.nodes as n
+            join record as r on n.instance_id = r.instance and n.id = r.node
+            for no key update of n skip locked
+        )
+        select array_agg(distinct n.instance_id) into v_busy_nodes
+        from df.nodes as n
+        join record as r on n.instance_id = r.instance and n.id = r.node
+        where not exists (select from locked as l where l.instance_id = n.instance_id and l.id = n.id);
+        v_busy := v_busy || coalesce(v_busy_nodes, '{}');
+    end if;
+
+    if v_busy <> '{}' then
+        select coalesce(jsonb_agg(e.record), '[]') into v_records
+        from jsonb_array_elements(v_records) as e (record)
+        where e.record ->> 'instance' <> all (v_busy);
+    end if;
+    if v_records <> '[]' then
+        perform df._write_nodes(v_records);
+    end if;
+
+    if v_ids is not null then
+        update df.instances as i
+        set status = t.status,
+            error = t.error,
+            error_details = case when t.status = 'failed' then (
+                select e.record -> 'error'
+                from jsonb_array_elements(v_records) as e (record)
+                where e.record ->> 'instance' = i.id and e.record ->> 'node' = i.root_node
+                    and jsonb_typeof(e.record -> 'error') = 'object'
+            ) end,
+            updated_at = clock_timestamp(),
+            completed_at = case when t.status <> 'running' then clock_timestamp() end
+        from (
+            select w.id,
+                case when w.ends then lower(o.status) else 'running' end as status,
+                case when w.ends and o.status = 'Failed' then o.output end as error
+            from unnest(v_ids, v_ends) as w (id, ends)
+            left join unnest(p_instance_ids, p_statuses, p_outputs) as o (id, status, output)
+                on o.id = w.id and o.status in ('Completed', 'Failed')
+            where w.id <> all (v_busy)
+        ) as t
+        where i.id = t.id and (i.status = 'pending' or (i.status = 'running' and t.status <> 'running'));
+    end if;
+
+    return (
+        select coalesce(array_agg(distinct p), '{}')
+        from unnest(p_instance_ids) as p
+        where split_part(p, '::', 1) = any (v_busy)
+    );
+end
+$$;
+
+comment on function df._project_v1(text[], bigint[], text[], text[], text[], text[], boolean) is 'The commit hook of the worker';
+
+-- Ends a SQL step inside the step's own transaction: effect, completion and node status are one commit.
+-- It is called in the submitter's session. The token is secret and for one step; the completion that the
+-- submitter could forge with it is one that his SQL could have produced.
+--
+-- The lock on the instance makes a request to cancel and this commit take turns, so that after a
+-- committed cancel no step commits (except the one that asked for it).
+create function df._finish_step_v1(p_token text, p_body text, p_projection text) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_engine_id text := duroxide.complete_activity_v1(p_token, 3::smallint, p_body);
+    v_instance_id text := split_part(v_engine_id, '::', 1);
+    v_submitted_by regrole;
+    v_status text;
+    v_cancelled_in xid8;
+    v_records jsonb;
+begin
+    select i.submitted_by, i.status, i.cancelled_in into v_submitted_by, v_status, v_cancelled_in
+    from df.instances as i where i.id = v_instance_id for key share;
+    if v_submitted_by is distinct from quote_ident(session_user)::regrole then
+        raise exception 'a step of instance % can be finished only by role %, not by %',
+            v_instance_id, v_submitted_by, session_user using errcode = '42501';
+    end if;
+    if v_status = 'cancelled' and v_cancelled_in is distinct from pg_current_xact_id() then
+        raise exception 'instance % was cancelled', v_instance_id using errcode = 'PD002';
+    end if;
+    v_records := df._node_records(array[v_engine_id], array[p_projection]);
+    if v_records is not null then
+        perform df._write_nodes(v_records);
+    end if;
+end
+$$;
+
+comment on function df._finish_step_v1(text, text, text) is 'Ends a SQL step inside its own transaction';
+
+revoke execute on function df._write_nodes(jsonb) from public;
+revoke execute on function df._project_v1(text[], bigint[], text[], text[], text[], text[], boolean) from public;
+
+-- What is installed here.
+
+create function df.version() returns text
+language sql volatile strict
+set search_path = pg_catalog, pg_temp
+as $$
+    select format(
+        '0.2.6 (built %s)', to_char(i.installed_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+    )
+    from df._install as i
+$$;
+
+comment on function df.version() is 'The level of the SQL surface; df.implementation() tells what provides it';
+
+create function df.implementation() returns text
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select 'pg-durable: SQL and Python, schema version 1'::text
+$$;
+
+comment on function df.implementation() is 'What provides the df functions';
+
+create function df.target_database() returns text
+language sql stable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select current_database()::text
+$$;
+
+comment on function df.target_database() is 'The database that holds df and the engine: this one';
+
+create function df.duroxide_schema() returns text
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select 'duroxide'::text
+$$;
+
+comment on function df.duroxide_schema() is 'The schema of the engine''s tables';
+
+grant select on df._install to public;
+
+-- Who may use df. Functions are executable by PUBLIC as usual; the gate is USAGE on the schema.
+
+create function df.grant_usage(
+    p_role text, include_http boolean default false, with_grant boolean default false
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_role text := case when lower(p_role) = 'public' then 'PUBLIC' else quote_ident(p_role) end;
+    v_option text := case when with_grant then ' WITH GRANT OPTION' else '' end;
+    v_what text;
+begin
+    foreach v_what in array array[
+        'USAGE ON SCHEMA df',
+        'SELECT, INSERT (id, label, root_node, submitted_by, database, start_at, idempotency_key) ON df.instances',
+        'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database) ON df.nodes',
+        'SELECT, INSERT, UPDATE, DELETE ON df.vars',
+        'INSERT (kind, instance_id, payload) ON df._inbox'
+    ] loop
+        execute format('GRANT %s TO %s%s', v_what, v_role, v_option);
+    end loop;
+    if with_grant then
+        foreach v_what in array array['df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)'] loop
+            execute format('GRANT EXECUTE ON FUNCTION %s TO %s WITH GRANT OPTION', v_what, v_role);
+        end loop;
+    end if;
+    raise notice 'pg_durable: granted df usage privileges to "%"', p_role;
+end
+$$;
+
+comment on function df.grant_usage(text, boolean, boolean) is 'Lets a role (or public) use df; with_grant also lets it pass that on';
+
+create function df.revoke_usage(p_role text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_role text := case when lower(p_role) = 'public' then 'PUBLIC' else quote_ident(p_role) end;
+    v_what text;
+begin
+    foreach v_what in array array[
+        'INSERT (kind, instance_id, payload) ON df._inbox',
+        'SELECT, INSERT, UPDATE, DELETE ON df.vars',
+        'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database) ON df.nodes',
+        'SELECT, INSERT (id, label, root_node, submitted_by, database, start_at, idempotency_key) ON df.instances'
+    ] loop
+        execute format('REVOKE %s FROM %s CASCADE', v_what, v_role);
+    end loop;
+    -- A delegated administrator may lack the right to these; that must not stop him from the rest.
+    foreach v_what in array array['df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)'] loop
+        begin
+            execute format('REVOKE EXECUTE ON FUNCTION %s FROM %s CASCADE', v_what, v_role);
+        exception
+            when insufficient_privilege then
+                null;
+        end;
+    end loop;
+    execute format('REVOKE USAGE ON SCHEMA df FROM %s CASCADE', v_role);
+    raise notice 'pg_durable: revoked df usage privileges granted by "%" from "%"', current_user, p_role;
+end
+$$;
+
+comment on function df.revoke_usage(text) is 'Takes back what df.grant_usage gave; grants of other roles stay';
+
+revoke execute on function df.grant_usage(text, boolean, boolean) from public;
+revoke execute on function df.revoke_usage(text) from public;

@@ -1,0 +1,266 @@
+-- What the worker calls. Statuses of instances and nodes are written in the very commit of the fact that
+-- they describe: by the commit hook for turns, and by _finish_step_v1 for SQL steps.
+--
+-- All run in READ COMMITTED, on arrays, one statement per kind of write. Plans are pinned to index
+-- lookups: an instance has few rows, whatever the statistics of a table that has just been filled say.
+
+-- Text as a document: JSON as it is, anything else as a JSON string. jsonb can't hold \u0000; it becomes
+-- the replacement character.
+create function df._document(p_text text) returns jsonb
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return p_text::jsonb;
+exception
+    when untranslatable_character then
+        begin
+            return regexp_replace(p_text, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g')::jsonb;
+        exception
+            when data_exception then
+                return to_jsonb(p_text);
+        end;
+    when data_exception then
+        return to_jsonb(p_text);
+end
+$$;
+
+comment on function df._document(text) is 'JSON text as jsonb, other text as a JSON string';
+
+-- The records in the projections of turns, the last one of every node, as one array of
+-- {"instance", "node", "status", "stamp", "result", "source", "error"}. A projection is a record, an
+-- array of them, or a JSON string that holds either.
+create function df._node_records(p_engine_ids text[], p_projections text[]) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select jsonb_agg(jsonb_build_object(
+        'instance', l.instance, 'node', l.record -> 'node', 'status', l.record -> 'status',
+        'stamp', l.record -> 'stamp', 'result', l.record -> 'result', 'source', l.record -> 'result_from',
+        'error', l.record -> 'error'
+    ))
+    from (
+        select distinct on (split_part(t.engine_id, '::', 1), r.record ->> 'node')
+            split_part(t.engine_id, '::', 1) as instance, r.record
+        from unnest(p_engine_ids, p_projections) with ordinality as t (engine_id, projections, turn)
+        cross join lateral df._document(t.projections) as d (document)
+        cross join lateral jsonb_array_elements(
+            case jsonb_typeof(d.document) when 'array' then d.document else jsonb_build_array(d.document) end
+        ) with ordinality as e (entry, n)
+        cross join lateral (
+            select case jsonb_typeof(e.entry) when 'string' then df._document(e.entry #>> '{}') else e.entry end
+        ) as s (entry)
+        cross join lateral jsonb_array_elements(
+            case jsonb_typeof(s.entry) when 'array' then s.entry else jsonb_build_array(s.entry) end
+        ) with ordinality as r (record, m)
+        where t.projections is not null
+            and jsonb_typeof(r.record) = 'object'
+            and r.record ->> 'status' in ('running', 'completed', 'failed')
+        order by 1, r.record ->> 'node', t.turn desc, e.n desc, r.m desc
+    ) as l
+$$;
+
+comment on function df._node_records(text[], text[]) is 'The records in the projections of turns';
+
+-- Writes node records. `source` names the node whose result is copied; one that is written by the same
+-- records counts as written.
+create function df._write_nodes(p_records jsonb) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+    with recursive record as materialized (
+        select r.*
+        from jsonb_to_recordset(p_records) as r (
+            instance text, node text, status text, stamp text, result text, source text, error jsonb
+        )
+    ),
+    chain (instance, node, source) as (
+        select r.instance, r.node, r.source from record as r where r.source is not null
+        union
+        select c.instance, c.node, r.source
+        from chain as c
+        join record as r on r.instance = c.instance and r.node = c.source
+        where r.source is not null
+    ),
+    copied as (
+        select c.instance, c.node, coalesce(df._document(r.result), n.result) as result
+        from chain as c
+        left join record as r on r.instance = c.instance and r.node = c.source
+        left join df.nodes as n on n.instance_id = c.instance and n.id = c.source
+        where r.source is null
+    )
+    update df.nodes as n
+    set status = r.status,
+        result = case r.status
+            when 'completed' then coalesce(df._document(r.result), c.result)
+            when 'failed' then to_jsonb(coalesce(r.error ->> 'message', r.result))
+        end,
+        error = case when r.status = 'failed' then coalesce(r.error ->> 'message', r.result) end,
+        status_details = coalesce(jsonb_build_object('execution_id', r.stamp), '{}')
+            || case when r.status = 'failed' and jsonb_typeof(r.error) = 'object'
+                then jsonb_build_object('error', r.error) else '{}' end,
+        updated_at = clock_timestamp()
+    from record as r
+    left join copied as c on c.instance = r.instance and c.node = r.node
+    where n.instance_id = r.instance and n.id = r.node;
+end
+$$;
+
+comment on function df._write_nodes(jsonb) is 'Writes node records';
+
+-- The commit hook: called once per batch, before the turns are written, in their transaction.
+--
+-- A row may be locked by a session that asked to cancel, or by a step that is about to commit; the batch
+-- never waits for those. The instances concerned are returned and left alone, and the caller commits
+-- each of them by itself with p_wait. A status that is final is never replaced.
+create function df._project_v1(
+    p_instance_ids text[], p_execution_ids bigint[], p_names text[], p_statuses text[], p_outputs text[],
+    p_projections text[], p_wait boolean
+)
+returns text[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_records jsonb := coalesce(df._node_records(p_instance_ids, p_projections), '[]');
+    v_ids text[];
+    v_ends boolean[];
+    v_locked text[];
+    v_busy text[] := '{}';
+    v_busy_nodes text[];
+begin
+    -- Instances that begin or end in these turns.
+    select array_agg(w.id), array_agg(w.ends) into v_ids, v_ends
+    from (
+        select i.id, bool_or(t.ends) as ends
+        from (
+            select
+                split_part(u.engine_id, '::', 1) as id,
+                strpos(u.engine_id, '::') = 0 and u.status in ('Completed', 'Failed') as ends
+            from unnest(p_instance_ids, p_statuses) as u (engine_id, status)
+        ) as t
+        join df.instances as i on i.id = t.id
+        where i.status = 'pending' or (i.status = 'running' and t.ends)
+        group by i.id
+    ) as w;
+    if v_ids is not null then
+        if p_wait then
+            perform from df.instances as i where i.id = any (v_ids) order by i.id for no key update;
+        else
+            select coalesce(array_agg(l.id), '{}') into v_locked
+            from (
+                select i.id from df.instances as i
+                where i.id = any (v_ids)
+                for no key update skip locked
+            ) as l;
+            select coalesce(array_agg(x), '{}') into v_busy from unnest(v_ids) as x where x <> all (v_locked);
+        end if;
+    end if;
+
+    if v_records <> '[]' and not p_wait then
+        with record as materialized (
+            select r.instance, r.node from jsonb_to_recordset(v_records) as r (instance text, node text)
+        ),
+        locked as materialized (
+            select n.instance_id, n.id
+            from df.nodes as n
+            join record as r on n.instance_id = r.instance and n.id = r.node
+            for no key update of n skip locked
+        )
+        select array_agg(distinct n.instance_id) into v_busy_nodes
+        from df.nodes as n
+        join record as r on n.instance_id = r.instance and n.id = r.node
+        where not exists (select from locked as l where l.instance_id = n.instance_id and l.id = n.id);
+        v_busy := v_busy || coalesce(v_busy_nodes, '{}');
+    end if;
+
+    if v_busy <> '{}' then
+        select coalesce(jsonb_agg(e.record), '[]') into v_records
+        from jsonb_array_elements(v_records) as e (record)
+        where e.record ->> 'instance' <> all (v_busy);
+    end if;
+    if v_records <> '[]' then
+        perform df._write_nodes(v_records);
+    end if;
+
+    if v_ids is not null then
+        update df.instances as i
+        set status = t.status,
+            error = t.error,
+            error_details = case when t.status = 'failed' then (
+                select e.record -> 'error'
+                from jsonb_array_elements(v_records) as e (record)
+                where e.record ->> 'instance' = i.id and e.record ->> 'node' = i.root_node
+                    and jsonb_typeof(e.record -> 'error') = 'object'
+            ) end,
+            updated_at = clock_timestamp(),
+            completed_at = case when t.status <> 'running' then clock_timestamp() end
+        from (
+            select w.id,
+                case when w.ends then lower(o.status) else 'running' end as status,
+                case when w.ends and o.status = 'Failed' then o.output end as error
+            from unnest(v_ids, v_ends) as w (id, ends)
+            left join unnest(p_instance_ids, p_statuses, p_outputs) as o (id, status, output)
+                on o.id = w.id and o.status in ('Completed', 'Failed')
+            where w.id <> all (v_busy)
+        ) as t
+        where i.id = t.id and (i.status = 'pending' or (i.status = 'running' and t.status <> 'running'));
+    end if;
+
+    return (
+        select coalesce(array_agg(distinct p), '{}')
+        from unnest(p_instance_ids) as p
+        where split_part(p, '::', 1) = any (v_busy)
+    );
+end
+$$;
+
+comment on function df._project_v1(text[], bigint[], text[], text[], text[], text[], boolean) is 'The commit hook of the worker';
+
+-- Ends a SQL step inside the step's own transaction: effect, completion and node status are one commit.
+-- It is called in the submitter's session. The token is secret and for one step; the completion that the
+-- submitter could forge with it is one that his SQL could have produced.
+--
+-- The lock on the instance makes a request to cancel and this commit take turns, so that after a
+-- committed cancel no step commits (except the one that asked for it).
+create function df._finish_step_v1(p_token text, p_body text, p_projection text) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_engine_id text := duroxide.complete_activity_v1(p_token, 3::smallint, p_body);
+    v_instance_id text := split_part(v_engine_id, '::', 1);
+    v_submitted_by regrole;
+    v_status text;
+    v_cancelled_in xid8;
+    v_records jsonb;
+begin
+    select i.submitted_by, i.status, i.cancelled_in into v_submitted_by, v_status, v_cancelled_in
+    from df.instances as i where i.id = v_instance_id for key share;
+    if v_submitted_by is distinct from quote_ident(session_user)::regrole then
+        raise exception 'a step of instance % can be finished only by role %, not by %',
+            v_instance_id, v_submitted_by, session_user using errcode = '42501';
+    end if;
+    if v_status = 'cancelled' and v_cancelled_in is distinct from pg_current_xact_id() then
+        raise exception 'instance % was cancelled', v_instance_id using errcode = 'PD002';
+    end if;
+    v_records := df._node_records(array[v_engine_id], array[p_projection]);
+    if v_records is not null then
+        perform df._write_nodes(v_records);
+    end if;
+end
+$$;
+
+comment on function df._finish_step_v1(text, text, text) is 'Ends a SQL step inside its own transaction';
+
+revoke execute on function df._write_nodes(jsonb) from public;
+revoke execute on function df._project_v1(text[], bigint[], text[], text[], text[], text[], boolean) from public;
