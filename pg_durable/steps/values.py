@@ -59,7 +59,7 @@ def converter(oid: int, types: Mapping[int, TypeDescription]) -> Convert:
     simple = _SIMPLE.get(oid)
     if simple is not None:
         return simple
-    described = types.get(oid) or builtin(oid)
+    described = builtin(oid) or types.get(oid)
     match described:
         case TypeDescription(base=int() as base):
             return converter(base, types)
