@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from duroxide.clock import Clock, SystemClock
 from duroxide.ids import ActivityToken, ExecutionId, InstanceId, TurnToken
 from duroxide.providers.base import (
     AbandonActivity,
-    AbandonTurn,
     ActivityPoll,
     Capabilities,
     CommitItem,
@@ -18,7 +17,6 @@ from duroxide.providers.base import (
     CommitTurn,
     Cursor,
     EagerDispatch,
-    Enqueue,
     FinishActivity,
     InstanceStatus,
     Renewal,
@@ -67,6 +65,7 @@ class MemoryProvider(MemoryAdmin):
         self._turns = Wakeup(self._clock)
         self._activities = Wakeup(self._clock)
         self._changes = Wakeup(self._clock)
+        self._watchers: list[tuple[frozenset[InstanceId], set[InstanceId]]] = []
         self._turn_wakes = 0
         self._activity_wakes = 0
 
@@ -159,7 +158,10 @@ class MemoryProvider(MemoryAdmin):
             self._turns.notify()
         if any(isinstance(item, CommitTurn | FinishActivity | AbandonActivity) for item in batch):
             self._activities.notify()
-        if any(not isinstance(item, AbandonTurn | AbandonActivity | Enqueue) for item in batch):
+        changed = {item.instance_id for item in batch if isinstance(item, CommitTurn)}
+        if changed:
+            for watched, seen in self._watchers:
+                seen |= watched & changed
             self._changes.notify()
 
     async def renew(
@@ -206,8 +208,19 @@ class MemoryProvider(MemoryAdmin):
         instance = self._store.instances.get(instance_id)
         return instance.live_key_values() if instance is not None else {}
 
-    async def wait_for_change(self, instance_ids: Sequence[InstanceId], *, wait_ms: int) -> None:
-        await self._changes.wait(self._clock.now_ms() + wait_ms)
+    async def wait_for_change(
+        self, instance_ids: Sequence[InstanceId], *, wait_ms: int
+    ) -> Collection[InstanceId] | None:
+        watched = frozenset(instance_ids)
+        changed: set[InstanceId] = set()
+        self._watchers.append((watched, changed))
+        deadline_ms = self._clock.now_ms() + wait_ms
+        try:
+            while not changed and self._clock.now_ms() < deadline_ms:
+                await self._changes.wait(deadline_ms)
+        finally:
+            self._watchers.remove((watched, changed))
+        return changed
 
     def wake(self, *, turns: bool = False, activities: bool = False) -> None:
         if turns:

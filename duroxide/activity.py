@@ -1,0 +1,87 @@
+"""What activity code sees of the runtime that calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from duroxide.errors import DuroxideError
+from duroxide.ids import ActivityToken, EventId, ExecutionId, InstanceId
+
+
+class AlreadyFinished(Enum):
+    """The type of `ALREADY_FINISHED`."""
+
+    ALREADY_FINISHED = "already finished"
+
+
+ALREADY_FINISHED: Final = AlreadyFinished.ALREADY_FINISHED
+"""Returned by an activity that recorded its own completion, in a transaction of its own."""
+
+
+class LeaseLost(DuroxideError):
+    """Raised by an activity that found its lease gone: somebody else runs it, or nobody wants it.
+
+    Nothing is written for it, and it is not an error.
+    """
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ActivityContext:
+    """One delivery of an activity. The same activity may be delivered again after a crash.
+
+    It can be pickled, for an executor in another process; the copy no longer hears of cancellation.
+    """
+
+    instance_id: InstanceId
+    execution_id: ExecutionId
+    activity_id: EventId
+    activity_name: str
+    orchestration_name: str
+    orchestration_version: str
+    worker_id: str
+    attempt: int  # of this delivery, from 1; it also counts workers that died
+    token: ActivityToken
+    expires_at_ms: int  # the store's clock; moves on as the lease is renewed
+    tag: str | None = None
+    session_id: str | None = None
+    _cancelled: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    def is_cancelled(self) -> bool:
+        """Nobody waits for the result any more; from any thread."""
+        return self._cancelled.is_set()
+
+    async def cancelled(self) -> None:
+        """Return once nobody waits for the result any more; on the runtime's event loop."""
+        await self._cancelled.wait()
+
+    def cancel(self) -> None:
+        """Tell the activity; called by the runtime on its event loop."""
+        self._cancelled.set()
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """`duroxide.activity`, with the instance, the activity and the attempt on every record."""
+        return logging.LoggerAdapter(
+            logging.getLogger("duroxide.activity"),
+            {
+                "instance_id": self.instance_id,
+                "execution_id": self.execution_id,
+                "activity_name": self.activity_name,
+                "activity_id": self.activity_id,
+                "attempt": self.attempt,
+                "worker_id": self.worker_id,
+            },
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = [name for name in self.__slots__ if name != "_cancelled"]
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._cancelled = asyncio.Event()

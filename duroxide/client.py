@@ -1,0 +1,263 @@
+"""The async client: starts instances, talks to them and looks at them. It needs no runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, Self, TypeAlias, TypeVar
+
+from duroxide import work
+from duroxide.codec import decode_events
+from duroxide.errors import ClientError, InstanceNotFound, ProviderError, WaitTimeout
+from duroxide.history import Event
+from duroxide.ids import ExecutionId, InstanceId
+from duroxide.payload import JSON, Codec
+from duroxide.providers.base import Enqueue, InstanceStatus, Provider
+from duroxide.registry import OrchestrationDef
+from duroxide.routing import message_of
+from duroxide.runtime.watching import StatusWatcher
+from duroxide.state import ExecutionStatus, KeyValue
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+IfExists: TypeAlias = Literal["ignore", "error"]
+
+DEFAULT_TIMEOUT = timedelta(seconds=30)
+
+
+class OrchestrationFailed(ClientError):
+    """The instance that was waited for failed, or was cancelled."""
+
+    def __init__(self, instance_id: InstanceId, message: str) -> None:
+        super().__init__(instance_id, message)
+        self.instance_id = instance_id
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InstanceExists(ClientError):
+    """An instance of that id was started before."""
+
+    def __init__(self, instance_id: InstanceId) -> None:
+        super().__init__(instance_id)
+        self.instance_id = instance_id
+
+    def __str__(self) -> str:
+        return f"instance {self.instance_id!r} exists already"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """An event for an orchestration: raised (whoever waits now) or queued (kept until taken)."""
+
+    name: str
+    data: Any = None
+    queued: bool = False
+
+
+class AsyncClient:
+    """Starts, steers and watches instances through a store.
+
+    A retryable `ProviderError` means that the outcome is unknown. Starting again is safe; raising an
+    event again may raise it twice.
+
+    Args:
+        provider: started on first use; whoever made it closes it.
+        codec: how values become payloads where no orchestration definition says otherwise.
+    """
+
+    def __init__(self, provider: Provider, *, codec: Codec = JSON) -> None:
+        self.provider = provider
+        self._codec = codec
+        self._watcher = StatusWatcher(provider)
+
+    async def __aenter__(self) -> Self:
+        await self.provider.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop watching; the provider stays open."""
+        await self._watcher.close()
+
+    # Starting.
+
+    async def start(
+        self,
+        orchestration: OrchestrationDef[Any, Any] | str,
+        *args: Any,
+        instance_id: InstanceId | None = None,
+        version: str | None = None,
+        if_exists: IfExists = "ignore",
+        signal: Signal | None = None,
+    ) -> InstanceId:
+        """Ask for an instance to be started; returns its id at once.
+
+        Args:
+            orchestration: a definition, which also pins its version, or a name.
+            args: its arguments, without the context.
+            instance_id: default: a new UUID. Starting an id twice starts it once.
+            version: of the code; default: that of the definition, or what the worker's registry says.
+            if_exists: "error" refuses an id that is known to the store. Two callers at the same time
+                may both pass; still only one instance is started.
+            signal: sent along in the same commit: both happen or neither.
+
+        Raises:
+            InstanceExists: it does, and `if_exists` is "error".
+        """
+        if isinstance(orchestration, str):
+            name, text = orchestration, self._payload(args)
+        else:
+            name, text = orchestration.name, orchestration.encode_input(args, {})
+            version = version or orchestration.version
+        return await self.start_raw(
+            name,
+            text,
+            instance_id=instance_id,
+            version=version,
+            if_exists=if_exists,
+            signal=signal,
+        )
+
+    async def start_raw(
+        self,
+        name: str,
+        text: str,
+        *,
+        instance_id: InstanceId | None = None,
+        version: str | None = None,
+        if_exists: IfExists = "ignore",
+        signal: Signal | None = None,
+    ) -> InstanceId:
+        """`start` with the exact text of the input."""
+        instance = instance_id or str(uuid.uuid4())
+        if if_exists == "error" and await self.provider.read_status([instance]):
+            raise InstanceExists(instance)
+        start = work.StartOrchestration(
+            instance=instance, orchestration=name, input=text, version=version
+        )
+        await self._send(start, *(() if signal is None else (self._signal(instance, signal),)))
+        return instance
+
+    # Steering.
+
+    async def raise_event(self, instance_id: InstanceId, name: str, data: Any = None) -> None:
+        """Tell whoever waits for this event now; unless the wait is buffered, it is not kept."""
+        await self._send(self._signal(instance_id, Signal(name=name, data=data)))
+
+    async def enqueue(self, instance_id: InstanceId, queue: str, data: Any = None) -> None:
+        """Put a message into one of the instance's queues: first in, first out, kept until taken."""
+        await self._send(self._signal(instance_id, Signal(name=queue, data=data, queued=True)))
+
+    async def cancel(self, instance_id: InstanceId, reason: str = "") -> None:
+        """Ask for the end of an instance and of its children; without effect if it has ended."""
+        await self._send(work.CancelInstance(instance=instance_id, reason=reason))
+
+    # Looking.
+
+    async def status(self, instance_id: InstanceId) -> InstanceStatus | None:
+        """The instance's state; None if the store does not know it (yet)."""
+        return (await self.provider.read_status([instance_id])).get(instance_id)
+
+    async def wait(
+        self, instance_id: InstanceId, timeout: timedelta | None = DEFAULT_TIMEOUT
+    ) -> InstanceStatus:
+        """Wait until the instance has completed or failed. It need not exist yet.
+
+        Raises:
+            WaitTimeout: it did not end in time.
+        """
+        return await self.wait_until(instance_id, lambda state: state.status.is_terminal, timeout)
+
+    async def wait_until(
+        self,
+        instance_id: InstanceId,
+        is_reached: Callable[[InstanceStatus], bool],
+        timeout: timedelta | None = DEFAULT_TIMEOUT,
+    ) -> InstanceStatus:
+        """Wait until a state passes the test; states that pass quickly may be missed.
+
+        Raises:
+            WaitTimeout: none did in time.
+        """
+        seconds = None if timeout is None else timeout.total_seconds()
+        waiting = self._watcher.until(instance_id, is_reached)
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await waiting
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise WaitTimeout(instance_id, int((seconds or 0) * 1000)) from error
+
+    async def result(
+        self,
+        instance_id: InstanceId,
+        orchestration: OrchestrationDef[Any, R] | None = None,
+        timeout: timedelta | None = DEFAULT_TIMEOUT,
+    ) -> Any:
+        """Wait for the end and return the output, decoded as the definition says.
+
+        Raises:
+            OrchestrationFailed: it failed or was cancelled.
+            WaitTimeout: it did not end in time.
+        """
+        state = await self.wait(instance_id, timeout)
+        if state.status is ExecutionStatus.FAILED:
+            raise OrchestrationFailed(instance_id, state.output or "")
+        text = state.output or "null"
+        return orchestration.decode_output(text) if orchestration else self._codec.decode(text, Any)
+
+    async def history(
+        self, instance_id: InstanceId, execution_id: ExecutionId | None = None
+    ) -> Sequence[Event]:
+        """All events of an execution, by default of the current one.
+
+        Raises:
+            InstanceNotFound: the store knows no such execution.
+            CodecError: it was written by a newer version.
+        """
+        texts = await self.provider.read_history(instance_id, execution_id)
+        if not texts and await self.status(instance_id) is None:
+            raise InstanceNotFound(instance_id)
+        return decode_events(texts)
+
+    async def key_values(self, instance_id: InstanceId) -> dict[str, KeyValue]:
+        """What the instance has stored, the running execution included; empty if there is none."""
+        return dict(await self.provider.read_key_values(instance_id))
+
+    # Inside.
+
+    def _payload(self, args: tuple[Any, ...]) -> str:
+        return self._codec.encode(args[0] if len(args) == 1 else list(args) or None)
+
+    def _signal(self, instance_id: InstanceId, signal: Signal) -> work.OrchestratorItem:
+        data = self._codec.encode(signal.data)
+        if signal.queued:
+            return work.QueueMessage(instance=instance_id, name=signal.name, data=data)
+        return work.ExternalRaised(instance=instance_id, name=signal.name, data=data)
+
+    async def _send(self, *items: work.OrchestratorItem) -> None:
+        """All in one commit; the first refusal is raised.
+
+        Raises:
+            ProviderError: the store failed, or it can't keep such a message.
+        """
+        results = await self.provider.commit([Enqueue(message=message_of(i)) for i in items])
+        for result in results:
+            if not result.ok:
+                raise ProviderError("enqueue", result.error or result.code.name, retryable=False)

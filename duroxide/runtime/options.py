@@ -1,0 +1,149 @@
+"""How a runtime behaves; docs/reference/runtime.md has the table with advice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from duroxide.limits import Limits
+from duroxide.providers.base import TagMode, TagSelection
+from duroxide.runtime.telemetry import Observer
+from duroxide.version import ENGINE_VERSION, SemVer, VersionRange
+
+TURN_LEASE_MS = 10_000
+ACTIVITY_LEASE_MS = 30_000
+SESSION_LEASE_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """All are optional, None means the default. Durations are in milliseconds.
+
+    The first ones may be given by position, in the order and with the meaning of the official SDK.
+    A renewal buffer says how long before its end a lease is renewed at the latest; without one it
+    is renewed when a third of it has passed.
+
+    Raises:
+        ValueError: a number that can't be meant, with the option's name.
+    """
+
+    orchestration_concurrency: int | None = None  # turns at once; 64
+    worker_concurrency: int | None = None  # activities at once; 64
+    dispatcher_poll_interval_ms: int | None = None  # between polls of a store that can't wait; 100
+    worker_lock_timeout_ms: int | None = None  # an activity's lease; 30,000
+    log_format: str | None = None
+    log_level: str | None = None
+    service_name: str | None = None
+    service_version: str | None = None
+    max_sessions_per_runtime: int | None = None  # 10
+    session_idle_timeout_ms: int | None = None  # 300,000
+    worker_node_id: str | None = None  # stable over restarts; a new UUID
+    worker_tag_filter: str | TagSelection | None = None  # untagged activities only
+    orchestrator_lock_timeout_ms: int | None = None  # a turn's lease; 10,000
+    orchestrator_lock_renewal_buffer_ms: int | None = None
+    max_attempts: int | None = None  # deliveries before something is poison; 10
+    worker_lock_renewal_buffer_ms: int | None = None
+    session_lock_timeout_ms: int | None = None  # 30,000
+    session_lock_renewal_buffer_ms: int | None = None
+
+    long_poll_ms: int = field(default=30_000, kw_only=True)  # that a store may wait for work
+    unregistered_backoff_ms: tuple[int, int] = field(default=(1_000, 60_000), kw_only=True)
+    cache_size: int = field(default=1_000, kw_only=True)  # live executions kept between turns
+    orphan_retention_ms: int = field(default=300_000, kw_only=True)
+    cancellation_grace_ms: int = field(default=10_000, kw_only=True)
+    drain_timeout_ms: int = field(default=30_000, kw_only=True)
+    worker_threads: int | None = field(default=None, kw_only=True)  # for `def` activities
+    versions: Sequence[VersionRange] | None = field(default=None, kw_only=True)
+    limits: Limits = field(default=Limits(), kw_only=True)
+    observer: Observer = field(default_factory=Observer, kw_only=True)
+
+    def __post_init__(self) -> None:
+        positive = (
+            "orchestration_concurrency",
+            "worker_concurrency",
+            "dispatcher_poll_interval_ms",
+            "worker_lock_timeout_ms",
+            "orchestrator_lock_timeout_ms",
+            "session_lock_timeout_ms",
+            "session_idle_timeout_ms",
+            "max_attempts",
+            "long_poll_ms",
+            "worker_threads",
+        )
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+    @property
+    def turn_slots(self) -> int:
+        return _or(self.orchestration_concurrency, 64)
+
+    @property
+    def activity_slots(self) -> int:
+        return _or(self.worker_concurrency, 64)
+
+    @property
+    def turn_lease_ms(self) -> int:
+        return _or(self.orchestrator_lock_timeout_ms, TURN_LEASE_MS)
+
+    @property
+    def turn_buffer_ms(self) -> int:
+        return _or(self.orchestrator_lock_renewal_buffer_ms, self.turn_lease_ms * 2 // 3)
+
+    @property
+    def activity_lease_ms(self) -> int:
+        return _or(self.worker_lock_timeout_ms, ACTIVITY_LEASE_MS)
+
+    @property
+    def activity_buffer_ms(self) -> int:
+        return _or(self.worker_lock_renewal_buffer_ms, self.activity_lease_ms * 2 // 3)
+
+    @property
+    def attempts(self) -> int:
+        return _or(self.max_attempts, 10)
+
+    @property
+    def poll_interval_s(self) -> float:
+        return _or(self.dispatcher_poll_interval_ms, 100) / 1000
+
+    @property
+    def tags(self) -> TagSelection:
+        if isinstance(self.worker_tag_filter, TagSelection):
+            return self.worker_tag_filter
+        return parse_tag_filter(self.worker_tag_filter)
+
+    @property
+    def version_ranges(self) -> Sequence[VersionRange]:
+        if self.versions is not None:
+            return self.versions
+        return (VersionRange(SemVer(0, 0, 0), ENGINE_VERSION),)
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def parse_tag_filter(text: str | None) -> TagSelection:
+    """Read `default_only`, `any`, `none`, `{"tags": [...]}` or `{"default_and": [...]}`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text is None:
+        return TagSelection()
+    try:
+        if not text.startswith("{"):
+            return TagSelection(TagMode(text))
+        ((mode, tags),) = json.loads(text).items()
+        return TagSelection(TagMode(mode), frozenset(_strings(tags)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"worker_tag_filter {text!r} is not a tag filter: {error}") from error
+
+
+def _strings(tags: Any) -> list[str]:
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise TypeError("tags must be a list of strings")
+    return tags

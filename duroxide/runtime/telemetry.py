@@ -1,0 +1,190 @@
+"""Hooks that observe a runtime. Logging, metrics and tracing are built on them.
+
+A hook is called on the runtime's event loop and must be quick; one that raises is logged and
+otherwise ignored. No hook ever sees a payload.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from duroxide.ids import EventId, ExecutionId, InstanceId
+from duroxide.state import ExecutionStatus
+
+logger = logging.getLogger("duroxide.runtime")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRecord:
+    """A turn that was committed."""
+
+    instance_id: InstanceId
+    execution_id: ExecutionId
+    orchestration_name: str
+    orchestration_version: str
+    status: ExecutionStatus
+    is_first: bool
+    attempt: int
+    event_count: int  # added by this turn
+    activity_count: int
+    ignored_count: int
+    run_seconds: float  # in the engine
+    commit_seconds: float  # from ready to durable
+    is_cached: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivityRecord:
+    """A delivery of an activity that ended here, one way or another."""
+
+    instance_id: InstanceId
+    execution_id: ExecutionId
+    activity_id: EventId
+    activity_name: str
+    attempt: int
+    tag: str | None
+    outcome: str  # success, failure, cancelled, lost, poisoned, unregistered, handed_back
+    seconds: float  # in the activity's code
+
+
+class Observer:
+    """Does nothing; a subclass overrides what it is interested in."""
+
+    def turn_committed(self, record: TurnRecord) -> None: ...
+
+    def turn_refused(self, instance_id: InstanceId, reason: str) -> None:
+        """The turn was not written: lease lost, history conflict, nondeterminism, no handler ..."""
+
+    def activity_started(
+        self, instance_id: InstanceId, activity_id: EventId, activity_name: str, attempt: int
+    ) -> None: ...
+
+    def activity_ended(self, record: ActivityRecord) -> None: ...
+
+    def batch_committed(self, items: int, seconds: float) -> None: ...
+
+    def store_failed(self, operation: str, error: Exception) -> None: ...
+
+    def instance_poisoned(self, instance_id: InstanceId, attempts: int) -> None: ...
+
+    def message_dropped(self, instance_id: InstanceId, reason: str) -> None: ...
+
+
+class Observers(Observer):
+    """Tells several observers, none of whom can disturb the runtime or the others."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def _tell(self, name: str, *args: Any) -> None:
+        for observer in self._observers:
+            call: Callable[..., None] = getattr(observer, name)
+            try:
+                call(*args)
+            except Exception:
+                logger.exception("observer %r failed in %s", observer, name)
+
+    def turn_committed(self, record: TurnRecord) -> None:
+        self._tell("turn_committed", record)
+
+    def turn_refused(self, instance_id: InstanceId, reason: str) -> None:
+        self._tell("turn_refused", instance_id, reason)
+
+    def activity_started(
+        self, instance_id: InstanceId, activity_id: EventId, activity_name: str, attempt: int
+    ) -> None:
+        self._tell("activity_started", instance_id, activity_id, activity_name, attempt)
+
+    def activity_ended(self, record: ActivityRecord) -> None:
+        self._tell("activity_ended", record)
+
+    def batch_committed(self, items: int, seconds: float) -> None:
+        self._tell("batch_committed", items, seconds)
+
+    def store_failed(self, operation: str, error: Exception) -> None:
+        self._tell("store_failed", operation, error)
+
+    def instance_poisoned(self, instance_id: InstanceId, attempts: int) -> None:
+        self._tell("instance_poisoned", instance_id, attempts)
+
+    def message_dropped(self, instance_id: InstanceId, reason: str) -> None:
+        self._tell("message_dropped", instance_id, reason)
+
+
+class LoggingObserver(Observer):
+    """Standard logging, with the facts as fields of the record (`extra`)."""
+
+    def turn_committed(self, record: TurnRecord) -> None:
+        if not logger.isEnabledFor(logging.DEBUG):
+            return
+        logger.debug(
+            "turn of %s committed: %s",
+            record.instance_id,
+            record.status.value,
+            extra={
+                "instance_id": record.instance_id,
+                "execution_id": record.execution_id,
+                "orchestration_name": record.orchestration_name,
+                "orchestration_version": record.orchestration_version,
+                "history_events": record.event_count,
+                "duration_ms": record.run_seconds * 1000,
+            },
+        )
+
+    def turn_refused(self, instance_id: InstanceId, reason: str) -> None:
+        logger.warning(
+            "turn of %s not written: %s",
+            instance_id,
+            reason,
+            extra={"instance_id": instance_id, "error": reason},
+        )
+
+    def activity_ended(self, record: ActivityRecord) -> None:
+        level = logging.DEBUG if record.outcome == "success" else logging.INFO
+        if record.outcome in ("unregistered", "poisoned"):
+            level = logging.WARNING
+        logger.log(
+            level,
+            "activity %s#%s of %s: %s",
+            record.activity_name,
+            record.activity_id,
+            record.instance_id,
+            record.outcome,
+            extra={
+                "instance_id": record.instance_id,
+                "execution_id": record.execution_id,
+                "activity_name": record.activity_name,
+                "activity_id": record.activity_id,
+                "activity_tag": record.tag,
+                "attempt_count": record.attempt,
+                "outcome": record.outcome,
+                "duration_ms": record.seconds * 1000,
+            },
+        )
+
+    def store_failed(self, operation: str, error: Exception) -> None:
+        logger.warning(
+            "the store failed in %s, trying again: %s",
+            operation,
+            error,
+            extra={"operation": operation, "error": str(error)},
+        )
+
+    def instance_poisoned(self, instance_id: InstanceId, attempts: int) -> None:
+        logger.warning(
+            "instance %s is poison after %s attempts",
+            instance_id,
+            attempts,
+            extra={"instance_id": instance_id, "attempt_count": attempts},
+        )
+
+    def message_dropped(self, instance_id: InstanceId, reason: str) -> None:
+        logger.info(
+            "a message to %s was dropped: %s",
+            instance_id,
+            reason,
+            extra={"instance_id": instance_id, "error": reason},
+        )
