@@ -93,11 +93,13 @@ def barrier(path: Path, account: Account) -> Path | None:
     `path` itself is judged too: a folder by the right to enter it, a program by the right to run it.
     It need not exist yet.
     """
-    for folder in (*reversed(path.absolute().parents), path.absolute()):
+    path = path.absolute()
+    real = path.resolve()
+    for folder in dict.fromkeys((*reversed(path.parents), path, *reversed(real.parents), real)):
         try:
             status = folder.stat()
         except FileNotFoundError:
-            return None
+            break
         except PermissionError:
             return folder.parent
         if not _may_enter(folder, status, account):

@@ -131,9 +131,8 @@ def find_binaries(
 def psql_path(bindir: Path, *, environ: Mapping[str, str] | None = None) -> Path | None:
     """Return the psql to use beside the server in `bindir`: its own, else one on PATH, else None."""
     environ = os.environ if environ is None else environ
-    own = bindir / "psql"
-    if own.is_file():
-        return own
+    if _has(bindir, "psql"):
+        return bindir / "psql"
     elsewhere = shutil.which("psql", path=environ.get("PATH"))
     return Path(elsewhere) if elsewhere else None
 
@@ -184,7 +183,7 @@ def _system_folders(environ: Mapping[str, str], patterns: Sequence[str]) -> Iter
     candidates += [Path(folder) for pattern in patterns for folder in glob(pattern)]
     seen: set[Path] = set()
     for candidate in candidates:
-        if (candidate / "postgres").is_file() and (candidate / "initdb").is_file():
+        if _has(candidate, "postgres") and _has(candidate, "initdb"):
             # /usr/bin/postgres may be a link into a versioned folder: initdb must be its neighbour.
             folder = (candidate / "postgres").resolve().parent
             if folder not in seen:
@@ -202,7 +201,7 @@ def _wheel_folders(wheel: str) -> Iterator[Path]:
 def _inspect(bindir: Path, origin: Origin) -> Binaries | str:
     """Return the programs in `bindir`, or why they can't be used."""
     for program in ("postgres", "initdb"):
-        if not (bindir / program).is_file():
+        if not _has(bindir, program):
             return f"{bindir}: there is no program {program!r}"
     said = _output_of([str(bindir / "postgres"), "-V"])
     match = re.match(r"postgres \(PostgreSQL\) (\d+\S*)", said)
@@ -211,6 +210,11 @@ def _inspect(bindir: Path, origin: Origin) -> Binaries | str:
     if major_of(match[1]) < OLDEST_MAJOR:
         return f"{bindir}: PostgreSQL {match[1]} is too old, {OLDEST_MAJOR} or newer is needed"
     return Binaries(bindir=bindir.absolute(), version=match[1], origin=origin)
+
+
+def _has(bindir: Path, program: str) -> bool:
+    """Say whether there is such a program, and we may see it: PATH can lead into closed folders."""
+    return os.path.isfile(bindir / program)
 
 
 def _output_of(command: Sequence[str]) -> str:

@@ -61,7 +61,8 @@ class Watchdog:
         self.listener = listener
         self.owners: set[socket.socket] = set()
         self.leaving: socket.socket | None = None  # the last owner, who waits for the end
-        self.ready = False
+        self.ready = False  # now; a crash makes it false again
+        self.was_ready = False
         self.stop_asked = False
         self.restarts = 0
         self.crashed_at = time.monotonic()
@@ -81,7 +82,7 @@ class Watchdog:
                 self._give_up()
                 return 1
             if not self.ready and self._server_is_ready():
-                self.ready = True
+                self.ready = self.was_ready = True
                 self._tell_all(b"ready\n")
             if (self.stop_asked or not self.owners) and self._stop_unless_wanted():
                 return 0
@@ -235,9 +236,9 @@ class Watchdog:
             return False
 
     def _give_up(self) -> None:
-        """Tell the owners that there is no server, and let them read its log before it goes."""
+        """Tell the owners that there is no server; those who wait for it read its log, then leave."""
         self._tell_all(b"failed\n")
-        deadline = time.monotonic() + GOODBYE_S
+        deadline = time.monotonic() + (0 if self.was_ready else GOODBYE_S)
         while self.owners and time.monotonic() < deadline:
             for key, _ in self.selector.select(STARTING_POLL_S):
                 if key.fileobj is not self.listener:  # who comes now sees us vanish
