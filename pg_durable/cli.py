@@ -17,11 +17,10 @@ from pg_durable import install as installation
 from pg_durable.commands.about import show_report, show_versions
 from pg_durable.commands.demo import run_demo
 from pg_durable.commands.dev import run_dev
-from pg_durable.commands.problems import ExitStatus, describe
+from pg_durable.commands.problems import CommandFailed, ExitStatus, describe
 from pg_durable.commands.servers import named_server, required_server
 from pg_durable.commands.signals import Stopped, stop_on_signals
 from pg_durable.commands.terminal import terminal
-from pg_durable.commands.worker import run_worker
 from pg_durable.embedded import default_data_dir
 from pg_durable.settings import Settings
 
@@ -110,13 +109,11 @@ def check(dsn: str | None) -> None:
 def uninstall(dsn: str | None, force: bool, yes: bool) -> None:
     """Remove the schemas df and duroxide, with the record of every workflow."""
     named = required_server(dsn)
-    report = installation.check(named.dsn)
-    if not yes:
-        click.confirm(
-            f"Remove every workflow of database {report.database!r}?", abort=True, err=True
-        )
+    database = installation.check(named.dsn).database
+    if not yes and not _confirmed(f"Remove every workflow of database {database!r}?"):
+        raise CommandFailed("nothing was removed", "answer yes, or pass --yes")
     installation.uninstall(named.dsn, even_if_unfinished=force)
-    click.echo(f"schemas df and duroxide are removed from database {report.database!r}")
+    click.echo(f"schemas df and duroxide are removed from database {database!r}")
 
 
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -155,6 +152,8 @@ def worker(
     Options that are numbers of seconds, counts and names are also variables: --activity-lease is
     PG_DURABLE_ACTIVITY_LEASE.
     """
+    from pg_durable.commands.worker import run_worker  # the other commands need no engine
+
     run_worker(
         required_server(dsn), Settings.load(settings), until_eof=until_eof, log_level=log_level
     )
@@ -192,3 +191,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _only_one(dsn: str | None, private: bool) -> None:
     if dsn and private:
         raise click.UsageError("--dsn and --private exclude each other")
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:  # also where nobody can answer
+        click.echo(err=True)
+        return False

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import psycopg
 from rich.console import Console
@@ -76,10 +75,8 @@ def run_demo(named: Dsn | None, console: Console) -> bool:
     with ExitStack() as stack:
         with console.status("starting PostgreSQL"):
             target = stack.enter_context(scratch_target(named))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pg-durable-demo-"))
-        worker = stack.enter_context(
-            WorkerProcess(target.dsn, options=WORKER_OPTIONS, log=Path(folder, "worker.log"))
-        )
+        log = stack.enter_context(tempfile.TemporaryFile())
+        worker = stack.enter_context(WorkerProcess(target.dsn, options=WORKER_OPTIONS, log=log))
         session = stack.enter_context(psycopg.connect(target.dsn, autocommit=True))
         stage = Stage(console=console, session=session, worker=worker)
         _prepare(stage, target)

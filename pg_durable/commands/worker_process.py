@@ -12,10 +12,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+LOG_TAIL_BYTES = 8192
 STOP_TIMEOUT_S = 15.0  # the worker's own grace for what is in flight is 10 s
 
 
@@ -25,11 +25,11 @@ class WorkerProcess:
     Args:
         dsn: the database to work for.
         options: further environment, such as PG_DURABLE_ACTIVITY_LEASE.
-        log: what the worker writes is appended there; None lets it share our standard error.
+        log: an open file that gets what the worker writes; None lets it share our standard error.
     """
 
     def __init__(
-        self, dsn: str, *, options: Mapping[str, str] | None = None, log: Path | None = None
+        self, dsn: str, *, options: Mapping[str, str] | None = None, log: IO[bytes] | None = None
     ) -> None:
         self._environment = os.environ | {"PG_DURABLE_DSN": dsn} | dict(options or {})
         self._log = log
@@ -54,16 +54,16 @@ class WorkerProcess:
     def start(self) -> None:
         """Start a worker; the one before must be gone."""
         assert not self.is_running, f"the worker {self.pid} is still running"
-        with _Output(self._log) as output:
-            self._child = subprocess.Popen(
-                # -P: a module of that name in the working directory must not be run instead
-                [sys.executable, "-P", "-m", "pg_durable", "worker", "--until-eof"],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env=self._environment,
-                start_new_session=True,  # Ctrl-C goes to us, and we stop it in order
-            )
+        self._close_pipe()
+        self._child = subprocess.Popen(
+            # -P: a module of that name in the working directory must not be run instead
+            [sys.executable, "-P", "-m", "pg_durable", "worker", "--until-eof"],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=self._log,
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C goes to us, and we stop it in order
+        )
 
     @property
     def is_running(self) -> bool:
@@ -92,9 +92,14 @@ class WorkerProcess:
 
     def log_tail(self, lines: int = 15) -> str:
         """Return the last lines that workers wrote; "" without a log."""
-        if self._log is None or not self._log.exists():
+        if self._log is None:
             return ""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+        handle = self._log.fileno()  # read past the object: the child's writes share its position
+        end = os.fstat(handle).st_size
+        text = os.pread(handle, LOG_TAIL_BYTES, max(0, end - LOG_TAIL_BYTES)).decode(
+            errors="replace"
+        )
+        return "\n".join(text.splitlines()[-lines:])
 
     def _end(self, number: signal.Signals) -> None:
         if self._child is None:
@@ -102,7 +107,10 @@ class WorkerProcess:
         if self._child.poll() is None:
             self._child.send_signal(number)
             self._child.wait(STOP_TIMEOUT_S)
-        if self._child.stdin is not None:
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        if self._child is not None and self._child.stdin is not None:
             self._child.stdin.close()
 
 
@@ -111,17 +119,3 @@ def ended(status: int | None) -> str:
     if status is None or status >= 0:
         return f"ended with status {status}"
     return f"was ended by {signal.Signals(-status).name}"
-
-
-class _Output:
-    """The file that a child writes to, open only while it is handed over."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._file: IO[bytes] | None = None if path is None else path.open("ab")
-
-    def __enter__(self) -> IO[bytes] | None:
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()

@@ -50,7 +50,10 @@ def test_the_blocks_of_a_document_run_in_order(
         "NO_COLOR": "1",
     }
     printed = ""
-    with WorkerProcess(database.dsn, log=tmp_path / "worker.log") as worker:
+    with (
+        (tmp_path / "worker.log").open("w+b") as log,
+        WorkerProcess(database.dsn, log=log) as worker,
+    ):
         worker.start()
         for block in blocks_of(path):
             try:

@@ -1,0 +1,91 @@
+"""Installing, checking and removing from the command line."""
+
+from __future__ import annotations
+
+import subprocess
+
+import psycopg
+import pytest
+
+from pg_durable import install
+from tests.fixtures.commands import PROGRAM, clean_environment, pg_durable
+from tests.fixtures.postgres import Database
+
+
+def test_install_check_and_uninstall_leave_what_was_there_before(database: Database) -> None:
+    before = contents(database)
+    assert pg_durable("install", "--dsn", database.dsn).returncode == 0
+    assert pg_durable("install", "--dsn", database.dsn).returncode == 0
+    checked = pg_durable("check", PG_DURABLE_DSN=database.dsn)
+    assert checked.returncode == 0, checked.stderr
+    assert "schema df       current" in checked.stdout
+    assert pg_durable("uninstall", "--yes", DATABASE_URL=database.dsn).returncode == 0
+    assert contents(database) == before
+
+
+def test_uninstall_without_an_answer_removes_nothing(database: Database) -> None:
+    install.install(database.dsn)
+    done = pg_durable("uninstall", "--dsn", database.dsn)
+    assert done.returncode == 1
+    assert "nothing was removed" in done.stderr
+    assert pg_durable("check", "--dsn", database.dsn).returncode == 0
+
+
+@pytest.mark.parametrize(("answer", "status"), [("n", 0), ("y", 5)])
+def test_uninstall_does_what_is_answered(database: Database, answer: str, status: int) -> None:
+    install.install(database.dsn)
+    subprocess.run(
+        [PROGRAM, "uninstall", "--dsn", database.dsn],
+        input=f"{answer}\n",
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert pg_durable("check", "--dsn", database.dsn).returncode == status
+
+
+def test_unfinished_workflows_are_removed_by_force_only(database: Database) -> None:
+    install.install(database.dsn)
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute("select df.start('select 1')")
+    done = pg_durable("uninstall", "--yes", "--dsn", database.dsn)
+    assert done.returncode == 7
+    assert "1 workflows are not finished" in done.stderr
+    assert "--force" in done.stderr
+    assert pg_durable("uninstall", "--yes", "--force", "--dsn", database.dsn).returncode == 0
+
+
+def test_the_printed_sql_makes_a_database_that_passes_the_check(database: Database) -> None:
+    script = pg_durable("install", "--sql")
+    assert script.returncode == 0
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute(script.stdout.encode())
+    checked = pg_durable("check", "--dsn", database.dsn)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_version_names_the_server_if_there_is_one(database: Database) -> None:
+    alone = pg_durable("version")
+    assert alone.returncode == 0
+    assert "PostgreSQL" not in alone.stdout
+    with_server = pg_durable("version", "--dsn", database.dsn)
+    assert "schema df       not installed" in with_server.stdout
+
+
+def test_a_setting_out_of_range_is_wrong_usage(database: Database) -> None:
+    install.install(database.dsn)
+    done = pg_durable("worker", "--dsn", database.dsn, PG_DURABLE_ACTIVITY_LEASE="soon")
+    assert done.returncode == 2
+    assert "PG_DURABLE_ACTIVITY_LEASE must be a number, not 'soon'" in done.stderr
+
+
+def contents(database: Database) -> set[tuple[object, ...]]:
+    """Return every schema, and every operator and function outside of the catalog."""
+    with psycopg.connect(database.dsn) as connection:
+        rows = connection.execute(
+            "select 'schema', nspname::text from pg_namespace where nspname !~ '^pg_'"
+            " union all select 'operator', oid::regoperator::text from pg_operator where oid > 16383"
+            " union all select 'function', oid::regprocedure::text from pg_proc where oid > 16383"
+        ).fetchall()
+    return set(rows)
