@@ -43,6 +43,9 @@ class LimitExceeded(DuroxideError, ValueError):
 class TaskError(DuroxideError):
     """Something that an orchestration awaited failed."""
 
+    name: str | None = None  # of the activity or orchestration that failed
+    attempt: int = 1  # how many attempts a retry policy had made
+
     def __init__(
         self,
         message: str,

@@ -1,76 +1,91 @@
-"""One turn of an orchestration as a pure function, and the data that goes in and comes out."""
+"""One turn of an orchestration as a pure function."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
-from duroxide import work
+from duroxide import history, work
+from duroxide.engine.outbox import Outbox
+from duroxide.engine.program import Program
+from duroxide.engine.result import (
+    Ignored,
+    IgnoreReason,
+    NewExecutionInfo,
+    StartInfo,
+    TurnResult,
+)
+from duroxide.engine.run import NO_KEY_VALUES, TERMINAL_KINDS, Guard, Run
 from duroxide.history import Event
-from duroxide.ids import EventId, ExecutionId, InstanceId
-from duroxide.limits import Limits
-from duroxide.state import ExecutionStatus, KeyValueChange, SetCustomStatus
+from duroxide.state import KeyValue
+
+__all__ = [
+    "IgnoreReason",
+    "Ignored",
+    "NewExecutionInfo",
+    "StartInfo",
+    "TurnResult",
+    "run_turn",
+]
+
+# Only its (missing) parent link is looked at: whoever waits was answered when the execution ended.
+_NEVER = history.OrchestrationStarted(name="", version="", input="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartInfo:
-    """What the first turn of an execution has to know; recorded in its first event."""
+def run_turn(
+    program: Program,
+    events: Sequence[Event],
+    inbound: Sequence[work.Inbound],
+    *,
+    now_ms: int,
+    start: StartInfo | None = None,
+    key_values: Mapping[str, KeyValue] = NO_KEY_VALUES,
+    prepared: object = None,
+    guard: Guard = nullcontext,
+) -> TurnResult:
+    """Replay `events`, apply `inbound` one by one, and return what this turn adds.
 
-    instance_id: InstanceId
-    execution_id: ExecutionId
-    name: str
-    version: str  # resolved
-    input: str
-    seed: str  # hexadecimal; all randomness of the execution comes from it
-    parent_instance: InstanceId | None = None
-    parent_id: EventId | None = None
-    parent_execution_id: ExecutionId | None = None
-    carry_forward_events: tuple[tuple[str, str], ...] = ()  # (queue, data), oldest first
-    initial_custom_status: str | None = None
-    limits: Limits = Limits()
+    Args:
+        program: the code, in the version that the first event names.
+        events: 1..n of one execution, in order; empty if `start` is given.
+        inbound: messages not yet in history, in queue order; may be empty.
+        now_ms: Unix epoch; the only clock of this turn, and `timestamp_ms` of all it adds.
+        start: begins the execution; needed exactly if there is no history.
+        key_values: the instance's values as they were when this execution began.
+        prepared: what code sees as `ctx.prepared`.
+        guard: entered around user code.
+
+    Returns:
+        Events n+1.. and the work items they imply. Equal arguments give equal results.
+
+    Raises:
+        NonDeterminismError: the code did not repeat what history says it did. Commit nothing.
+        ValueError: neither history nor `start`, or both.
+
+    Source: docs/reference/replay.md.
+    """
+    if bool(events) == (start is not None):
+        raise ValueError("a turn needs either a history or what begins one")
+    if events and isinstance(events[-1].kind, TERMINAL_KINDS):
+        return _after_the_end(events[-1], inbound)
+    if start is not None:
+        run = Run.start(
+            program, start, now_ms=now_ms, key_values=key_values, prepared=prepared, guard=guard
+        )
+    else:
+        run = Run.replay(program, events, key_values=key_values, prepared=prepared, guard=guard)
+    try:
+        return run.apply(inbound, now_ms)
+    finally:
+        run.park()
 
 
-class IgnoreReason(Enum):
-    """Why a message was acknowledged without being recorded."""
-
-    OTHER_EXECUTION = "for another execution"
-    NEVER_SCHEDULED = "for something that was never scheduled"
-    NOT_OPEN = "late or repeated: it was answered or given up before"
-    WRONG_KIND = "of another kind than what was scheduled"
-    EXECUTION_ENDED = "after the end of the execution"
-    ALREADY_CANCELLED = "cancellation was requested before"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ignored:
-    """A message that changed nothing; for metrics and logs."""
-
-    reason: IgnoreReason
-    item: work.Inbound
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewExecutionInfo:
-    """What the first turn of an execution tells the store about it."""
-
-    name: str
-    version: str
-    parent_instance_id: InstanceId | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnResult:
-    """What a turn adds: history, and the work that it implies."""
-
-    events: tuple[Event, ...]  # n + 1, n + 2 ... without gaps; may be empty
-    status: ExecutionStatus
-    output: str | None  # the result, the failure's text, or the input of the next execution
-    activities: tuple[work.ActivityExecute, ...] = ()
-    messages: tuple[work.OrchestratorItem, ...] = ()
-    cancelled_activities: tuple[EventId, ...] = ()  # of earlier turns
-    cancelled_timers: tuple[EventId, ...] = ()  # of earlier turns
-    custom_status: SetCustomStatus | None = None  # the last of the turn
-    key_values: tuple[KeyValueChange, ...] = ()  # in order
-    projections: tuple[str, ...] = ()  # given to ctx.project() by code that ran live; not history
-    ignored: tuple[Ignored, ...] = ()
-    new_execution: NewExecutionInfo | None = None  # only of an execution's first turn
+def _after_the_end(last: Event, inbound: Sequence[work.Inbound]) -> TurnResult:
+    outbox = Outbox(_NEVER, last.instance_id, last.execution_id)
+    outbox.add(last, {})
+    return TurnResult(
+        events=(),
+        status=outbox.status,
+        output=outbox.output,
+        ignored=tuple(Ignored(reason=IgnoreReason.EXECUTION_ENDED, item=item) for item in inbound),
+    )

@@ -1,0 +1,447 @@
+"""What an orchestration sees: everything it may ask for, and nothing that a replay could not repeat."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, MutableMapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, NoReturn, TypeVar, cast
+from uuid import UUID
+
+from duroxide.descriptors import ScheduledTask
+from duroxide.engine.combinators import Gather, Select, Shield, Winner
+from duroxide.engine.executor import Task
+from duroxide.engine.futures import DurableFuture
+from duroxide.engine.journal import Journal, ScheduledFuture
+from duroxide.engine.scopes import Scope, Timeout
+from duroxide.payload import JSON
+from duroxide.randomness import DurableRandom, uuid_from
+from duroxide.registry import ActivityDef, OrchestrationDef, Style
+from duroxide.retry import RetryPolicy, milliseconds
+from duroxide.retrying import Schedule, call_with_retry
+from duroxide.sdk_context import SdkMethods
+from duroxide.signatures import encode_positional
+
+T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LOG = logging.getLogger("duroxide.orchestration")
+
+# A history this long is slow to load; continue as new well before the limits say no.
+_SUGGESTED_SHARE = 5
+
+
+class ReplayLogger(logging.LoggerAdapter[logging.Logger]):
+    """Logs what code says the first time, and keeps silent when it says it again in replay."""
+
+    def __init__(self, journal: Journal, extra: dict[str, object]) -> None:
+        super().__init__(_LOG, extra)
+        self._journal = journal
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the standard library's name
+        return not self._journal.is_replaying and super().isEnabledFor(level)
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
+        return msg, kwargs
+
+
+class Queue(Generic[T]):
+    """A mailbox of this instance: first in, first out, and nothing in it is ever lost."""
+
+    def __init__(self, journal: Journal, name: str, decode: Callable[[str], T]) -> None:
+        self._journal = journal
+        self._decode = decode
+        self.name = name
+
+    def get(self) -> DurableFuture[T]:
+        """The next message; given up, it takes none."""
+        return self._journal.queue_read(self.name, self._decode)
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        while True:
+            yield await self.get()
+
+
+class OrchestrationContext(SdkMethods):
+    """The first argument of every orchestration.
+
+    Methods that return a future have asked already when they return; await the future for the answer.
+    The methods of the official SDK are here too (`schedule_activity` and so on, see `SdkMethods`).
+    """
+
+    @classmethod
+    def attached(
+        cls, journal: Journal, definition: OrchestrationDef[..., Any], prepared: object
+    ) -> OrchestrationContext:
+        """The context of a running execution."""
+        started = journal.started
+        self = cls(
+            {
+                "instanceId": journal.instance_id,
+                "executionId": journal.execution_id,
+                "orchestrationName": started.name,
+                "orchestrationVersion": started.version,
+            }
+        )
+        self._journal = journal
+        self._definition = definition
+        self.prepared = prepared
+        """What the orchestration's `prepare` made of the input; None without one."""
+        return self
+
+    # Who, when, how far.
+
+    @property
+    def is_replaying(self) -> bool:
+        """The code repeats what it did before; true for logging decisions only."""
+        return self.journal.is_replaying
+
+    @property
+    def history_length(self) -> int:
+        """Events of this execution so far."""
+        return self.journal.history_length
+
+    @property
+    def history_size_bytes(self) -> int:
+        """What they count against the limit."""
+        return self.journal.history_bytes
+
+    def should_continue_as_new(self) -> bool:
+        """The history has become long: a fifth of what the limits allow."""
+        limits = self.journal.limits
+        return (
+            self.history_length * _SUGGESTED_SHARE >= limits.history_events
+            or self.history_size_bytes * _SUGGESTED_SHARE >= limits.history_bytes
+        )
+
+    def now(self) -> datetime:
+        """The time (aware, UTC) of the event that the code reacts to; never goes backwards."""
+        return _EPOCH + timedelta(milliseconds=self.journal.now_ms)
+
+    def uuid(self) -> UUID:
+        """A random UUID that a replay draws again."""
+        return uuid_from(self._uuids.getrandbits(128))
+
+    @property
+    def random(self) -> DurableRandom:
+        """Random numbers that a replay draws again; a `random.Random`."""
+        return self._lazily("_random", lambda: DurableRandom(self.journal.seed, "random"))
+
+    @property
+    def _uuids(self) -> DurableRandom:
+        return self._lazily("_uuid_source", lambda: DurableRandom(self.journal.seed, "uuid"))
+
+    @property
+    def logger(self) -> ReplayLogger:
+        """A logger that names the instance and is silent in replay."""
+        return self._lazily("_logger", self._make_logger)
+
+    def _make_logger(self) -> ReplayLogger:
+        return ReplayLogger(
+            self.journal,
+            {
+                "instance_id": self.instance_id,
+                "execution_id": self.execution_id,
+                "orchestration_name": self.orchestration_name,
+                "orchestration_version": self.orchestration_version,
+            },
+        )
+
+    def _lazily(self, name: str, make: Callable[[], T]) -> T:
+        value = self.__dict__.get(name)
+        if value is None:
+            value = self.__dict__[name] = make()
+        return cast("T", value)
+
+    def patched(self, patch_id: str) -> bool:
+        """Whether to take a new way in code that is running already.
+
+        True in executions that reach this call for the first time live, which is recorded once; false
+        in those that went past it before it existed. It stays the same within an execution.
+        """
+        return self.journal.patched(patch_id)
+
+    def project(self, text: str) -> None:
+        """Hand a text to the store's commit hook in the transaction of this turn; not in replay."""
+        self.journal.project(text)
+
+    # Activities.
+
+    def call(
+        self,
+        activity: ActivityDef[..., Any] | str,
+        *args: Any,
+        result: Any = Any,
+        tag: str | None = None,
+        session: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,
+        raw_input: str | None = None,
+    ) -> DurableFuture[Any]:
+        """Ask for an activity.
+
+        Args:
+            activity: a decorated function, or a name.
+            args: its arguments; several for a mere name are sent as an array.
+            result: the type of the result, for a mere name.
+            tag: only workers that accept this tag run it.
+            session: all activities of a session run in the worker process that owns it.
+            retry: default: the activity's own policy, else one attempt.
+            timeout: of the whole call, all attempts included; seconds or a timedelta.
+            raw_input: the exact input text, instead of `args`; the result is then the exact text too.
+
+        Raises (when awaited):
+            ActivityError: it failed, as often as the policy allows.
+            DurableTimeout: it took too long.
+
+        Raises (at once):
+            LimitExceeded: an argument, the tag or the history is too big.
+            CodecError: an argument has no JSON form.
+        """
+        name, text, decode = self._activity_call(activity, args, result, raw_input)
+        policy = retry
+        if policy is None and isinstance(activity, ActivityDef):
+            policy = activity.retry
+
+        def schedule() -> ScheduledFuture[Any]:
+            return self.journal.activity(name, text, decode=decode, tag=tag, session_id=session)
+
+        if timeout is not None:
+            policy = with_total_timeout(policy, timeout)
+        return schedule() if policy is None else self.retrying(schedule, policy)
+
+    def _activity_call(
+        self,
+        activity: ActivityDef[..., Any] | str,
+        args: tuple[Any, ...],
+        result: Any,
+        raw_input: str | None,
+    ) -> tuple[str, str, Callable[[str], Any] | None]:
+        """Name, input text, and what reads the result."""
+        name = activity if isinstance(activity, str) else activity.name
+        if raw_input is not None:
+            if args:
+                raise TypeError("raw_input takes the place of arguments; give one or the other")
+            return name, raw_input, None
+        if isinstance(activity, str):
+            return name, encode_positional(args), lambda text: JSON.decode(text, result)
+        text = activity.encode_arguments(args, {})
+        return name, text, None if activity.raw else activity.decode_result
+
+    def retrying(self, schedule: Schedule, policy: RetryPolicy) -> DurableFuture[Any]:
+        """Run attempts beside the code."""
+        return self.journal.executor.spawn(
+            call_with_retry(self.journal, schedule, policy, self.logger.warning)
+        )
+
+    # Time.
+
+    def sleep(
+        self,
+        delay: float | timedelta = 0,
+        *,
+        days: float = 0,
+        hours: float = 0,
+        minutes: float = 0,
+        seconds: float = 0,
+        milliseconds: float = 0,
+    ) -> DurableFuture[None]:
+        """A durable timer: `sleep(30)`, `sleep(timedelta(days=2))`, `sleep(hours=1)`.
+
+        Never fires early; cancelled, it leaves nothing behind.
+
+        Raises:
+            ValueError: the delay is negative.
+        """
+        extra = timedelta(
+            days=days, hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds
+        )
+        return self.journal.timer(_milliseconds(delay, extra))
+
+    def sleep_until(self, when: datetime) -> DurableFuture[None]:
+        """A durable timer; a time that has passed is due at once.
+
+        Raises:
+            ValueError: the datetime has no time zone.
+        """
+        if when.tzinfo is None:
+            raise ValueError(f"{when!r} has no time zone, so it is not a point in time")
+        at_ms = milliseconds(when - _EPOCH)
+        return self.journal.timer(max(0, at_ms - self.journal.now_ms))
+
+    def timeout(self, delay: float | timedelta = 0, **units: float) -> Timeout:
+        """`async with ctx.timeout(5):` raises DurableTimeout if the block takes longer.
+
+        Takes the same durations as `sleep`.
+        """
+        return Timeout(self.journal, _milliseconds(delay, timedelta(**units)))
+
+    # Events and queues.
+
+    def wait_event(
+        self, name: str, data_type: Any = Any, *, buffered: bool = False
+    ) -> DurableFuture[Any]:
+        """The next event of that name that a client raises.
+
+        Args:
+            buffered: also take one that was raised before this call and that nobody took.
+        """
+        return self.journal.external_event(
+            name, lambda text: JSON.decode(text, data_type), buffered=buffered
+        )
+
+    def queue(self, name: str, data_type: Any = Any) -> Queue[Any]:
+        """The mailbox of that name: `await q.get()`, or `async for message in q`."""
+        return Queue(self.journal, name, lambda text: JSON.decode(text, data_type))
+
+    # Other orchestrations.
+
+    def call_child(
+        self,
+        orchestration: OrchestrationDef[..., Any] | str,
+        *args: Any,
+        id: str | None = None,  # noqa: A002 - the public name of the argument
+        version: str | None = None,
+        result: Any = Any,
+    ) -> DurableFuture[Any]:
+        """Start a child orchestration and wait for its output.
+
+        Args:
+            id: of the instance; default: derived from this execution.
+            version: default: the version policy of the worker that starts it. A decorated function
+                stands for its name only, since the worker may know later versions.
+            result: the type of the output, for a mere name.
+
+        Raises (when awaited):
+            SubOrchestrationError: it failed, was cancelled, or the id is taken.
+
+        Raises (at once):
+            ValueError: the id begins with `sub::`.
+        """
+        name, text = _start_of(orchestration, args)
+        if isinstance(orchestration, str):
+            decode: Callable[[str], Any] = lambda text: JSON.decode(text, result)  # noqa: E731
+        else:
+            decode = orchestration.decode_output
+        return self.journal.child(name, text, instance=id, version=version, decode=decode)
+
+    def start(
+        self,
+        orchestration: OrchestrationDef[..., Any] | str,
+        *args: Any,
+        id: str,  # noqa: A002 - the public name of the argument
+        version: str | None = None,
+    ) -> None:
+        """Start an orchestration and have nothing more to do with it.
+
+        Raises:
+            ValueError: the id uses the marker of child ids, `sub::`.
+        """
+        name, text = _start_of(orchestration, args)
+        self.journal.detached(name, id, text, version)
+
+    # Together.
+
+    def spawn(self, awaitable: Awaitable[T]) -> DurableFuture[T]:
+        """Run a coroutine beside this one; it starts at once and runs to its first wait."""
+        if isinstance(awaitable, DurableFuture):
+            return awaitable
+        if isinstance(awaitable, ScheduledTask) and awaitable.future is not None:
+            return awaitable.future
+        if isinstance(awaitable, Coroutine):
+            return self.journal.executor.spawn(awaitable)
+        return self.journal.executor.spawn(_await(awaitable))
+
+    def gather(
+        self, *awaitables: Awaitable[Any], return_exceptions: bool = False
+    ) -> DurableFuture[list[Any]]:
+        """All results, in argument order.
+
+        The first failure cancels the rest in argument order and is raised; with `return_exceptions`
+        failures stand among the results instead.
+        """
+        futures = [self.spawn(a) for a in awaitables]
+        return Gather(self.journal.executor, futures, collect=return_exceptions)
+
+    def select(
+        self, *awaitables: Awaitable[Any], **named: Awaitable[Any]
+    ) -> DurableFuture[Winner[Any]]:
+        """The first that settles; the others are cancelled in argument order.
+
+        Returns `Winner(index, key, value)`; the key is the keyword, or the index. If the winner failed,
+        its error is raised.
+
+        Raises:
+            ValueError: there is nothing to wait for.
+        """
+        futures = [self.spawn(a) for a in (*awaitables, *named.values())]
+        return Select(self.journal.executor, futures, (*range(len(awaitables)), *named))
+
+    def shield(self, awaitable: Awaitable[T]) -> DurableFuture[T]:
+        """Protect from cancellation: a select that loses it, or a timeout, leaves it running."""
+        return Shield(self.journal.executor, self.spawn(awaitable))
+
+    def scope(self) -> Scope:
+        """`async with ctx.scope() as scope: scope.spawn(...)` waits for all that it spawned."""
+        return Scope(self.journal)
+
+    def run(self, steps: Generator[Any, Any, T]) -> DurableFuture[T]:
+        """Run a helper that is written as a generator."""
+        from duroxide.driver import drive
+
+        return cast("Task[T]", self.journal.executor.spawn(drive(self, steps)))
+
+    # The end of this history.
+
+    def continue_as_new(self, *args: Any, version: str | None = None) -> NoReturn:  # noqa: RET503
+        """End this execution and begin the next one with a fresh history.
+
+        Unread queue messages, key-values and the custom status go along; whatever is still open is
+        cancelled. In a generator orchestration this returns a descriptor to yield.
+
+        Args:
+            args: the input of the next execution, as this orchestration takes it.
+            version: default: the version policy of the worker that begins it.
+
+        Raises:
+            LimitExceeded: the input is too big.
+        """
+        if self._is_generator:
+            return self._continue_descriptor(*args, version=version)  # type: ignore[misc] # a generator
+        definition = self._definition
+        text = encode_positional(args) if definition is None else definition.encode_input(args, {})
+        self.journal.continue_as_new(text, version)
+
+    @property
+    def _is_generator(self) -> bool:
+        return self._definition is None or self._definition.style is Style.GENERATOR
+
+
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def _start_of(
+    orchestration: OrchestrationDef[..., Any] | str, args: tuple[Any, ...]
+) -> tuple[str, str]:
+    if isinstance(orchestration, str):
+        return orchestration, encode_positional(args)
+    return orchestration.name, orchestration.encode_input(args, {})
+
+
+def _milliseconds(delay: float | timedelta, extra: timedelta) -> int:
+    first = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
+    return milliseconds(first + extra)
+
+
+def with_total_timeout(policy: RetryPolicy | None, timeout: float | timedelta) -> RetryPolicy:
+    """The policy, bounded; without one, a single attempt, bounded."""
+    limit = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
+    base = policy or RetryPolicy(max_attempts=1)
+    if base.total_timeout is not None:
+        limit = min(limit, base.total_timeout)
+    return replace(base, total_timeout=limit)

@@ -1,0 +1,163 @@
+"""The work that new events imply: a pure function of them, for live turns and for forced ends alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from duroxide import history, work
+from duroxide.engine.breadcrumbs import DROPPED, child_instance
+from duroxide.history import Event, OrchestrationStarted
+from duroxide.ids import EventId, InstanceId
+from duroxide.state import (
+    ClearKeyValue,
+    ClearKeyValues,
+    ExecutionStatus,
+    KeyValueChange,
+    SetCustomStatus,
+    SetKeyValue,
+)
+
+
+@dataclass(slots=True)
+class Outbox:
+    """What the events of one turn ask of the outside world."""
+
+    started: OrchestrationStarted
+    instance_id: InstanceId
+    execution_id: int
+    activities: dict[EventId, work.ActivityExecute] = field(default_factory=dict)
+    timers: dict[EventId, work.TimerDue] = field(default_factory=dict)
+    children: dict[EventId, work.StartOrchestration] = field(default_factory=dict)
+    others: list[work.OrchestratorItem] = field(default_factory=list)
+    cancelled_activities: list[EventId] = field(default_factory=list)
+    cancelled_timers: list[EventId] = field(default_factory=list)
+    custom_status: SetCustomStatus | None = None
+    key_values: list[KeyValueChange] = field(default_factory=list)
+    status: ExecutionStatus = ExecutionStatus.RUNNING
+    output: str | None = None
+    was_cancelled: bool = False
+
+    def messages(self) -> tuple[work.OrchestratorItem, ...]:
+        """Timers and children by event id, then the rest in the order of the events."""
+        return (*self.timers.values(), *self.children.values(), *self.others)
+
+    def add(self, event: Event, dropped_children: Mapping[EventId, str]) -> None:
+        """Note what one event implies; what is scheduled and given up in one turn nets to nothing."""
+        kind = event.kind
+        match kind:
+            case history.ActivityScheduled():
+                self.activities[event.event_id] = self._activity(event.event_id, kind)
+            case history.TimerCreated(fire_at_ms=fire_at_ms):
+                self.timers[event.event_id] = work.TimerDue(
+                    instance=self.instance_id,
+                    execution_id=self.execution_id,
+                    id=event.event_id,
+                    fire_at_ms=fire_at_ms,
+                )
+            case history.SubOrchestrationScheduled():
+                self.children[event.event_id] = self._child(event.event_id, kind)
+            case history.OrchestrationChained():
+                self.others.append(
+                    work.StartOrchestration(
+                        instance=kind.instance,
+                        orchestration=kind.name,
+                        input=kind.input,
+                        version=kind.version,
+                    )
+                )
+            case history.ActivityCancelRequested(source_event_id=source):
+                if self.activities.pop(source, None) is None:
+                    self.cancelled_activities.append(source)
+            case history.TimerCancelled(source_event_id=source):
+                if self.timers.pop(source, None) is None:
+                    self.cancelled_timers.append(source)
+            case history.SubOrchestrationCancelRequested(source_event_id=source, reason=reason):
+                if self.children.pop(source, None) is None:
+                    self._cancel_child(dropped_children[source], reason)
+            case history.CustomStatusUpdated(status=status):
+                self.custom_status = SetCustomStatus(status=status)
+            case history.KeyValueSet(key=key, value=value, last_updated_at_ms=at):
+                self.key_values.append(SetKeyValue(key=key, value=value, updated_at_ms=at))
+            case history.KeyValueCleared(key=key):
+                self.key_values.append(ClearKeyValue(key=key))
+            case history.KeyValuesCleared():
+                self.key_values.append(ClearKeyValues())
+            case history.OrchestrationCompleted(output=output):
+                self.status, self.output = ExecutionStatus.COMPLETED, output
+                self._answer_parent(kind)
+            case history.OrchestrationFailed(details=details):
+                self.status, self.output = ExecutionStatus.FAILED, str(details)
+                self._answer_parent(kind)
+            case history.OrchestrationContinuedAsNew(input=next_input):
+                self.status, self.output = ExecutionStatus.CONTINUED_AS_NEW, next_input
+            case _:
+                pass  # inbound events, subscriptions and markers ask for nothing
+
+    def _activity(self, event_id: EventId, kind: history.ActivityScheduled) -> work.ActivityExecute:
+        return work.ActivityExecute(
+            instance=self.instance_id,
+            execution_id=self.execution_id,
+            id=event_id,
+            name=kind.name,
+            input=kind.input,
+            session_id=kind.session_id,
+            tag=kind.tag,
+            orchestration=self.started.name,
+            version=self.started.version,
+        )
+
+    def _child(
+        self, event_id: EventId, kind: history.SubOrchestrationScheduled
+    ) -> work.StartOrchestration:
+        return work.StartOrchestration(
+            instance=child_instance(self.instance_id, kind.instance),
+            orchestration=kind.name,
+            input=kind.input,
+            version=kind.version,
+            parent_instance=self.instance_id,
+            parent_id=event_id,
+            parent_execution_id=self.execution_id,
+        )
+
+    def _cancel_child(self, recorded: str, reason: str) -> None:
+        if reason == DROPPED:
+            why = "parent dropped sub-orchestration future"
+        else:
+            why = "parent canceled" if self.was_cancelled else "parent ended"
+        self.others.append(
+            work.CancelInstance(instance=child_instance(self.instance_id, recorded), reason=why)
+        )
+
+    def _answer_parent(
+        self, kind: history.OrchestrationCompleted | history.OrchestrationFailed
+    ) -> None:
+        started = self.started
+        if started.parent_instance is None or started.parent_id is None:
+            return
+        # Histories of other implementations may lack it; then the first execution is meant.
+        execution_id = started.parent_execution_id or 1
+        if isinstance(kind, history.OrchestrationCompleted):
+            self.others.append(
+                work.ChildCompleted(
+                    parent_instance=started.parent_instance,
+                    parent_execution_id=execution_id,
+                    parent_id=started.parent_id,
+                    result=kind.output,
+                )
+            )
+        else:
+            self.others.append(
+                work.ChildFailed(
+                    parent_instance=started.parent_instance,
+                    parent_execution_id=execution_id,
+                    parent_id=started.parent_id,
+                    details=kind.details,
+                )
+            )
+
+
+def fill(outbox: Outbox, events: Sequence[Event], dropped_children: Mapping[EventId, str]) -> None:
+    """Add all events, in order."""
+    for event in events:
+        outbox.add(event, dropped_children)

@@ -1,0 +1,414 @@
+"""The context methods of the official SDK, in its names, arguments and result shapes.
+
+In a generator orchestration they return descriptors that do nothing until they are yielded. In an
+`async def` one the same call is made at once, and the descriptor can be awaited.
+"""
+# ruff: noqa: A002 - arguments are called as in the SDK
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from duroxide.descriptors import ScheduledTask, json_text, typed_text
+from duroxide.engine.journal import Journal, ScheduledFuture
+
+if TYPE_CHECKING:
+    from duroxide.registry import OrchestrationDef
+
+KV_SYSCALL = "__duroxide_syscall:get_kv_value"
+"""The activity by which an orchestration reads another instance's key-values."""
+
+
+class SdkMethods:
+    """Mixed into `OrchestrationContext`."""
+
+    def __init__(self, info: Mapping[str, Any]) -> None:
+        self.instance_id: str = info.get("instanceId", "")
+        self.execution_id: int = info.get("executionId", 1)
+        self.orchestration_name: str = info.get("orchestrationName", "")
+        self.orchestration_version: str = info.get("orchestrationVersion", "")
+        self.prepared: object = None
+        self._journal: Journal | None = None
+        self._definition: OrchestrationDef[..., Any] | None = None
+
+    @property
+    def journal(self) -> Journal:
+        """The engine's side of this context.
+
+        Raises:
+            RuntimeError: the context was made by hand; there is no execution behind it.
+        """
+        if self._journal is None:
+            raise RuntimeError("this context was made by hand: there is no execution behind it")
+        return self._journal
+
+    def _describe(self, **descriptor: Any) -> ScheduledTask:
+        task = ScheduledTask(descriptor)
+        if self._journal is None or self._is_generator:
+            return task
+        from duroxide.driver import schedule
+
+        task.future = future = schedule(self, task)  # type: ignore[arg-type]
+        if isinstance(future, ScheduledFuture):
+            journal = self.journal
+            task._retag = lambda tag: journal.retag(future, tag)
+        return task
+
+    @property
+    def _is_generator(self) -> bool:
+        raise NotImplementedError
+
+    # Activities.
+
+    def schedule_activity(
+        self,
+        name: str,
+        input: Any = None,
+        session_id: str | None = None,
+    ) -> ScheduledTask:
+        """An activity; gives its decoded result."""
+        return self._scheduled_activity(name, json_text(input), session_id)
+
+    def schedule_activity_typed(
+        self,
+        name: str,
+        input: Any = None,
+        result_type: Any = None,
+    ) -> ScheduledTask:
+        return self._scheduled_activity(name, typed_text(input), None)
+
+    def schedule_activity_on_session(
+        self,
+        name: str,
+        input: Any,
+        session_id: str,
+    ) -> ScheduledTask:
+        """An activity that runs in the worker process that owns the session."""
+        return self._scheduled_activity(name, json_text(input), session_id)
+
+    def schedule_activity_on_session_typed(
+        self,
+        name: str,
+        input: Any = None,
+        session_id: str | None = None,
+    ) -> ScheduledTask:
+        return self._scheduled_activity(name, typed_text(input), session_id)
+
+    def _scheduled_activity(self, name: str, text: str, session_id: str | None) -> ScheduledTask:
+        if session_id is None:
+            return self._describe(type="activity", name=name, input=text)
+        return self._describe(
+            type="activityWithSession", name=name, input=text, sessionId=session_id
+        )
+
+    def schedule_activity_with_retry(
+        self,
+        name: str,
+        input: Any,
+        retry: Mapping[str, Any],
+    ) -> ScheduledTask:
+        """An activity tried again after failures.
+
+        Args:
+            retry: `max_attempts` (3), `backoff` ("exponential", "fixed", "linear"), `timeout_ms` of an
+                attempt, `total_timeout_ms` of all of them.
+        """
+        return self._with_retry(name, json_text(input), retry, None)
+
+    def schedule_activity_with_retry_typed(
+        self,
+        name: str,
+        input: Any = None,
+        retry: Mapping[str, Any] | None = None,
+    ) -> ScheduledTask:
+        return self._with_retry(name, typed_text(input), retry, None)
+
+    def schedule_activity_with_retry_on_session(
+        self,
+        name: str,
+        input: Any,
+        retry: Mapping[str, Any],
+        session_id: str,
+    ) -> ScheduledTask:
+        return self._with_retry(name, json_text(input), retry, session_id)
+
+    def schedule_activity_with_retry_on_session_typed(
+        self,
+        name: str,
+        input: Any = None,
+        retry: Mapping[str, Any] | None = None,
+        session_id: str | None = None,
+    ) -> ScheduledTask:
+        return self._with_retry(name, typed_text(input), retry, session_id)
+
+    def _with_retry(
+        self, name: str, text: str, retry: Mapping[str, Any] | None, session_id: str | None
+    ) -> ScheduledTask:
+        body: dict[str, Any] = {"name": name, "input": text, "retry": dict(retry or {})}
+        if session_id is None:
+            return self._describe(type="activityWithRetry", **body)
+        return self._describe(type="activityWithRetryOnSession", **body, sessionId=session_id)
+
+    # Timers, events, queues.
+
+    def schedule_timer(self, delay_ms: int) -> ScheduledTask:
+        return self._describe(type="timer", delayMs=delay_ms)
+
+    def wait_for_event(self, name: str) -> ScheduledTask:
+        """The next event of that name; one that was raised earlier does not count."""
+        return self._describe(type="waitEvent", name=name)
+
+    def dequeue_event(self, queue_name: str) -> ScheduledTask:
+        """The next message of the queue."""
+        return self._describe(type="dequeueEvent", queueName=queue_name)
+
+    wait_for_event_typed = wait_for_event
+    dequeue_event_typed = dequeue_event
+
+    # Other orchestrations.
+
+    def schedule_sub_orchestration(self, name: str, input: Any = None) -> ScheduledTask:
+        return self._describe(type="subOrchestration", name=name, input=json_text(input))
+
+    def schedule_sub_orchestration_typed(
+        self,
+        name: str,
+        input: Any = None,
+        result_type: Any = None,
+    ) -> ScheduledTask:
+        return self._describe(type="subOrchestration", name=name, input=typed_text(input))
+
+    def schedule_sub_orchestration_with_id(
+        self,
+        name: str,
+        instance_id: str,
+        input: Any = None,
+    ) -> ScheduledTask:
+        return self._describe(
+            type="subOrchestrationWithId",
+            name=name,
+            instanceId=instance_id,
+            input=json_text(input),
+        )
+
+    def schedule_sub_orchestration_with_id_typed(
+        self,
+        name: str,
+        instance_id: str,
+        input: Any = None,
+    ) -> ScheduledTask:
+        return self._describe(
+            type="subOrchestrationWithId",
+            name=name,
+            instanceId=instance_id,
+            input=typed_text(input),
+        )
+
+    def schedule_sub_orchestration_versioned(
+        self,
+        name: str,
+        version: str | None = None,
+        input: Any = None,
+    ) -> ScheduledTask:
+        return self._describe(
+            type="subOrchestrationVersioned",
+            name=name,
+            version=version,
+            input=json_text(input),
+        )
+
+    def schedule_sub_orchestration_versioned_with_id(
+        self,
+        name: str,
+        version: str | None,
+        instance_id: str,
+        input: Any = None,
+    ) -> ScheduledTask:
+        return self._describe(
+            type="subOrchestrationVersionedWithId",
+            name=name,
+            version=version,
+            instanceId=instance_id,
+            input=json_text(input),
+        )
+
+    def start_orchestration(
+        self,
+        name: str,
+        instance_id: str,
+        input: Any = None,
+    ) -> ScheduledTask:
+        """Start an orchestration that nothing answers for; gives None at once."""
+        return self._describe(
+            type="orchestration", name=name, instanceId=instance_id, input=json_text(input)
+        )
+
+    def start_orchestration_typed(
+        self,
+        name: str,
+        instance_id: str,
+        input: Any = None,
+    ) -> ScheduledTask:
+        return self._describe(
+            type="orchestration", name=name, instanceId=instance_id, input=typed_text(input)
+        )
+
+    def start_orchestration_versioned(
+        self,
+        name: str,
+        version: str | None,
+        instance_id: str,
+        input: Any = None,
+    ) -> ScheduledTask:
+        return self._describe(
+            type="orchestrationVersioned",
+            name=name,
+            version=version,
+            instanceId=instance_id,
+            input=json_text(input),
+        )
+
+    def start_orchestration_versioned_typed(
+        self,
+        name: str,
+        version: str | None,
+        instance_id: str,
+        input: Any = None,
+    ) -> ScheduledTask:
+        return self._describe(
+            type="orchestrationVersioned",
+            name=name,
+            version=version,
+            instanceId=instance_id,
+            input=typed_text(input),
+        )
+
+    # Values, and the next execution.
+
+    def new_guid(self) -> ScheduledTask:
+        """A UUID as text; costs neither an activity nor an event."""
+        return self._describe(type="newGuid")
+
+    def utc_now(self) -> ScheduledTask:
+        """Milliseconds since the Unix epoch; costs neither an activity nor an event."""
+        return self._describe(type="utcNow")
+
+    def get_kv_value_from_instance(self, instance_id: str, key: str) -> ScheduledTask:
+        """Another instance's value as text, or None; read by an activity."""
+        return self._describe(
+            type="activity",
+            name=KV_SYSCALL,
+            input=json_text({"instance_id": instance_id, "key": key}),
+        )
+
+    def _continue_descriptor(
+        self,
+        input: Any = None,
+        version: str | None = None,
+    ) -> ScheduledTask:
+        if version is None:
+            return ScheduledTask(type="continueAsNew", input=json_text(input))
+        return ScheduledTask(type="continueAsNewVersioned", input=json_text(input), version=version)
+
+    def continue_as_new_typed(self, input: Any = None) -> ScheduledTask:
+        return self._describe(type="continueAsNew", input=typed_text(input))
+
+    def continue_as_new_versioned(
+        self,
+        input: Any,
+        version: str | None = None,
+    ) -> ScheduledTask:
+        return self._describe(
+            type="continueAsNewVersioned", input=json_text(input), version=version
+        )
+
+    # Together.
+
+    def all(self, tasks: Sequence[Mapping[str, Any]]) -> ScheduledTask:
+        """`{"ok": value}` or `{"err": text}` of each, in order; never raises."""
+        return self._describe(type="join", tasks=list(tasks))
+
+    def race(self, *tasks: Mapping[str, Any]) -> ScheduledTask:
+        """`{"index": i, "value": v}` of the first of two or more; raises its error if it failed."""
+        return self._describe(type="select", tasks=list(tasks))
+
+    def all_typed(self, tasks: Sequence[Mapping[str, Any]]) -> ScheduledTask:
+        """As `all`, with the values of those that succeeded bare."""
+        return self._describe(type="join", tasks=list(tasks), _typed_all=True)
+
+    def race_typed(self, *tasks: Mapping[str, Any]) -> ScheduledTask:
+        return self._describe(type="select", tasks=list(tasks), _typed_race=True)
+
+    # At once, without yield or await; nothing on a context made by hand.
+
+    def set_custom_status(self, status: Any) -> None:
+        """Tell those who watch how far it is; `str(status)` is kept."""
+        if self._journal is not None:
+            self._journal.set_custom_status(str(status))
+
+    def reset_custom_status(self) -> None:
+        if self._journal is not None:
+            self._journal.set_custom_status(None)
+
+    def get_custom_status(self) -> str | None:
+        return None if self._journal is None else self._journal.custom_status
+
+    def set_kv_value(self, key: Any, value: Any) -> None:
+        """Keep a value with the instance; `str()` of both is kept."""
+        if self._journal is not None:
+            self._journal.set_key_value(str(key), str(value))
+
+    def get_kv_value(self, key: str) -> str | None:
+        if self._journal is None:
+            return None
+        found = self._journal.key_values.get(key)
+        return None if found is None else found.value
+
+    def get_kv_all_values(self) -> dict[str, str]:
+        """All values, in key order."""
+        if self._journal is None:
+            return {}
+        return {k: v.value for k, v in sorted(self._journal.key_values.items())}
+
+    def get_kv_all_keys(self) -> list[str]:
+        """All keys, sorted."""
+        return [] if self._journal is None else sorted(self._journal.key_values)
+
+    def get_kv_length(self) -> int:
+        return 0 if self._journal is None else len(self._journal.key_values)
+
+    def clear_kv_value(self, key: str) -> None:
+        if self._journal is not None:
+            self._journal.clear_key_value(key)
+
+    def clear_all_kv_values(self) -> None:
+        if self._journal is not None:
+            self._journal.clear_key_values()
+
+    def prune_kv_values_updated_before(self, cutoff_ms: int) -> int:
+        """Remove, in key order, what was last set before `cutoff_ms`; returns how many."""
+        if self._journal is None:
+            return 0
+        old = [
+            k for k, v in sorted(self._journal.key_values.items()) if v.updated_at_ms < cutoff_ms
+        ]
+        for key in old:
+            self._journal.clear_key_value(key)
+        return len(old)
+
+    def trace_info(self, message: str) -> None:
+        self._trace("info", message)
+
+    def trace_warn(self, message: str) -> None:
+        self._trace("warning", message)
+
+    def trace_error(self, message: str) -> None:
+        self._trace("error", message)
+
+    def trace_debug(self, message: str) -> None:
+        self._trace("debug", message)
+
+    def _trace(self, level: str, message: str) -> None:
+        if self._journal is not None:
+            getattr(self.logger, level)("%s", message)  # type: ignore[attr-defined]
