@@ -379,10 +379,13 @@ declare
     v_name json;
     v_type json;
     v_repeated text;
+    v_is_json boolean := false;
 begin
     if left(ltrim(p_text, E' \t\n\r'), 1) is distinct from '{' then
         return;
     end if;
+    perform p_text::json;
+    v_is_json := true;
     select
         max(e.value::text) filter (where e.key = 'node_type'),
         max(e.value::text) filter (where e.key = 'left_node'),
@@ -419,10 +422,13 @@ begin
     end if;
 exception
     when data_exception then
-        -- Not JSON: plain text. JSON with text that PostgreSQL can't hold: \u0000, lone surrogates.
-        if node_type is not null then
-            node := null;
+        -- Not JSON: plain text. But JSON can also hold what PostgreSQL can't: \u0000, lone surrogates.
+        node := null;
+        node_type := case when v_is_json then substring(p_text from '"node_type"\s*:\s*"([A-Z_]+)"') end;
+        if df._is_node_type(node_type) then
             problem := sqlerrm;
+        else
+            node_type := null;
         end if;
 end
 $$;

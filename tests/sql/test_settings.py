@@ -1,0 +1,52 @@
+"""df._settings: a listed set, checked, and out of an ordinary session's reach."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sql.sessions import Connection, message, refusal, value
+
+
+def test_a_setting_is_its_row_or_its_default(owner: Connection) -> None:
+    assert value(owner, "select df._setting('retention_days')") == "30"
+    with owner.transaction(force_rollback=True):
+        owner.execute("insert into df._settings values ('retention_days', '7')")
+        assert value(owner, "select df._setting('retention_days')") == "7"
+
+
+def test_a_database_level_entry_counts_but_a_session_placeholder_does_not(
+    owner: Connection, superuser: Connection, alice: Connection
+) -> None:
+    alice.execute("set pg_durable.list_instances_max_limit = 77")
+    assert value(alice, "select df._setting('list_instances_max_limit')") == "1000"
+    database = owner.info.dbname
+    superuser.execute(
+        f"alter database {database} set pg_durable.list_instances_max_limit = 55".encode()
+    )
+    try:
+        assert value(alice, "select df._setting('list_instances_max_limit')") == "55"
+    finally:
+        superuser.execute(
+            f"alter database {database} reset pg_durable.list_instances_max_limit".encode()
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("no_such", "1", 'pg-durable has no setting "no_such"'),
+        ("retention_days", "-1", 'setting "retention_days" must be a whole number between 0 and 36500, not "-1"'),
+        ("retention_days", "36501", 'setting "retention_days" must be a whole number between 0 and 36500, not "36501"'),
+        ("retention_days", "soon", 'setting "retention_days" must be a whole number between 0 and 36500, not "soon"'),
+        ("cron_dialect", "x", 'setting "cron_dialect" must be one of classic, quartz, not "x"'),
+        ("workflow_timezone", "Mars/Base", 'setting "workflow_timezone" must be the name of a time zone, not "Mars/Base"'),
+    ],
+)  # fmt: skip
+def test_a_bad_setting_is_refused(owner: Connection, name: str, given: str, words: str) -> None:
+    error = refusal(owner, "insert into df._settings values (%s, %s)", name, given)
+    assert (error.sqlstate, message(error)) == ("22023", words)
+
+
+def test_every_default_would_be_accepted(owner: Connection) -> None:
+    with owner.transaction(force_rollback=True):
+        owner.execute("insert into df._settings select name, fallback from df._setting_specs()")
