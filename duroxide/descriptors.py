@@ -48,3 +48,22 @@ def json_or_text(text: str) -> Any:
 def typed_text(value: Any) -> str:
     """As the `_typed` methods write inputs: a string is passed as it is."""
     return value if isinstance(value, str) else json_text(value)
+
+
+def parse_result(value: Any) -> Any:
+    """The values in what `all` or a combinator gave.
+
+    Raises:
+        Exception: it is the `{"err": ...}` of a failed task.
+    """
+    if isinstance(value, list):
+        return [item["ok"] if _is_entry(item, "ok") else item for item in value]
+    if _is_entry(value, "ok"):
+        return value["ok"]
+    if _is_entry(value, "err"):
+        raise Exception(value["err"])  # noqa: TRY002 - what the official SDK raises
+    return value
+
+
+def _is_entry(value: Any, key: str) -> bool:
+    return isinstance(value, dict) and set(value) == {key}
