@@ -61,7 +61,7 @@ def parse_result(value: Any) -> Any:
     if _is_entry(value, "ok"):
         return value["ok"]
     if _is_entry(value, "err"):
-        raise Exception(value["err"])  # noqa: TRY002 - what the official SDK raises
+        raise Exception(value["err"])
     return value
 
 
