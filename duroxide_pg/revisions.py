@@ -34,7 +34,12 @@ def run_frozen_sql(revision_file: str, schema: str, **identifiers: str) -> None:
 
 
 def fill(text: str, **identifiers: str) -> str:
-    """Replace `{name}` by the quoted identifier; a brace of the SQL itself is left alone."""
+    """Replace `{name}` by the quoted identifier; a brace of the SQL itself is left alone.
+
+    `{channel}` is the schema's name as the content of a literal.
+    """
+    if "schema" in identifiers:
+        text = text.replace("{channel}", identifiers["schema"].replace("'", "''"))
     for name, identifier in identifiers.items():
         text = text.replace("{" + name + "}", quoted(identifier))
     return text

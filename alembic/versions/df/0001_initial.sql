@@ -363,6 +363,24 @@ exception
 end
 $$;
 
+-- What is wrong with the types of a node's fields; null: nothing. JSON null counts as absent.
+-- Without settings of its own, so that it is inlined: every step of every graph passes through it.
+create function df._misshapen(
+    p_left text, p_right text, p_condition text, p_extra text, p_query text, p_name text
+)
+returns text
+language sql immutable parallel safe
+as $$
+    select case
+        when p_left not in ('object', 'null') or p_right not in ('object', 'null')
+            then 'Durofut children must be JSON objects'
+        when p_condition not in ('object', 'null') then 'condition_node must be a Durofut JSON object'
+        when p_extra not in ('array', 'null') then 'extra_nodes must be an array of Durofut JSON objects'
+        when p_query not in ('string', 'null') then 'query must be a string'
+        when p_name not in ('string', 'null') then 'result_name must be a string'
+    end
+$$;
+
 -- Tells node text from plain text.
 --   node_type null: plain text. problem null: `node` is the node in canonical form, its children
 --   untouched. Otherwise `problem` says what is wrong with it.
@@ -408,7 +426,15 @@ begin
         problem := 'unknown node_type';
         return;
     end if;
-    problem := coalesce(v_repeated, df._misshapen(v_left, v_right, v_condition, v_extra, v_query, v_name));
+    problem := coalesce(v_repeated, df._misshapen(
+        json_typeof(v_left), json_typeof(v_right), json_typeof(v_condition), json_typeof(v_extra),
+        json_typeof(v_query), json_typeof(v_name)
+    ));
+    if problem is null and json_typeof(v_extra) = 'array' and exists (
+        select from json_array_elements(v_extra) as e where json_typeof(e.value) <> 'object'
+    ) then
+        problem := 'extra_nodes entries must be Durofut JSON objects';
+    end if;
     if problem is null then
         node := '{"node_type":"' || node_type || '"'
             || case when json_typeof(v_left) = 'object' then ',"left_node":' || v_left::text else '' end
@@ -433,29 +459,6 @@ exception
 end
 $$;
 
--- What is wrong with the types of a node's fields; null: nothing. JSON null counts as absent.
-create function df._misshapen(
-    p_left json, p_right json, p_condition json, p_extra json, p_query json, p_name json
-)
-returns text
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select case
-        when json_typeof(p_left) not in ('object', 'null') or json_typeof(p_right) not in ('object', 'null')
-            then 'Durofut children must be JSON objects'
-        when json_typeof(p_condition) not in ('object', 'null')
-            then 'condition_node must be a Durofut JSON object'
-        when json_typeof(p_extra) not in ('array', 'null')
-            then 'extra_nodes must be an array of Durofut JSON objects'
-        when json_typeof(p_extra) = 'array' and exists (
-            select from json_array_elements(p_extra) as e where json_typeof(e.value) <> 'object'
-        ) then 'extra_nodes entries must be Durofut JSON objects'
-        when json_typeof(p_query) not in ('string', 'null') then 'query must be a string'
-        when json_typeof(p_name) not in ('string', 'null') then 'result_name must be a string'
-    end
-$$;
-
 -- Remembers, for the rest of this statement, that a function was called whose answer is no step.
 create function df._mark_helper(p_function text) returns void
 language plpgsql
@@ -467,29 +470,42 @@ end
 $$;
 
 create function df._statement_stamp() returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select (extract(epoch from statement_timestamp()) * 1000000)::bigint::text
+begin
+    return (
+        select (extract(epoch from statement_timestamp()) * 1000000)::bigint::text
+    );
+end
 $$;
 
 -- The function, called in this very statement, whose answer `p_text` probably is; else null. Only its
 -- possible answers are suspected, so that a helper call does no harm to real steps beside it.
 create function df._misused_helper(p_text text) returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select split_part(m.mark, E'\n', 1)
-    from (values (current_setting('df.non_future_helper', true))) as m (mark)
-    where p_text in ('OK', 'completed', 'failed', 'cancelled')
-        and split_part(m.mark, E'\n', 2) = df._statement_stamp()
+declare
+    v_mark text;
+begin
+    if p_text not in ('OK', 'completed', 'failed', 'cancelled') then
+        return null;
+    end if;
+    v_mark := current_setting('df.non_future_helper', true);
+    return case when split_part(v_mark, E'\n', 2) = df._statement_stamp() then split_part(v_mark, E'\n', 1) end;
+end
 $$;
 
 create function df._in_workflow() returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select coalesce(current_setting('df.in_workflow', true), '') = 'true'
+begin
+    return (
+        select coalesce(current_setting('df.in_workflow', true), '') = 'true'
+    );
+end
 $$;
 
 -- The step that an argument of a builder stands for: node text as it is, anything else as a SQL step.
@@ -527,7 +543,7 @@ comment on function df._unknown_node_type(text) is 'Error text';
 comment on function df._is_node_type(text) is 'Whether a node type exists';
 comment on function df._try_json(text) is 'json, or why it is none';
 comment on function df._parse_node(text) is 'Tells node text from plain text';
-comment on function df._misshapen(json, json, json, json, json, json) is 'Error text for a node with fields of a wrong type';
+comment on function df._misshapen(text, text, text, text, text, text) is 'Error text for a node with fields of a wrong type';
 comment on function df._mark_helper(text) is 'Notes that a function that is no step was called';
 comment on function df._statement_stamp() is 'Tells one statement of a session from the next';
 comment on function df._misused_helper(text) is 'The helper whose answer a step probably is';
@@ -537,10 +553,12 @@ comment on function df._step(text) is 'The step that a builder''s argument stand
 -- The functions that build workflows. Equal arguments give equal text, byte for byte.
 
 create function df.sql(query text) returns text
-language sql stable strict
+language plpgsql stable strict
 set search_path = pg_catalog, pg_temp
 as $$
-    select '{"node_type":"SQL","query":' || to_json(query)::text || '}'
+begin
+    return '{"node_type":"SQL","query":' || to_json(query)::text || '}';
+end
 $$;
 
 comment on function df.sql(text) is 'A step that runs this SQL text as it is';
@@ -792,29 +810,32 @@ create function df._walk(
     p_root jsonb, out sort integer[], out path text, out depth integer, out node jsonb
 )
 returns setof record
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    with recursive walk (sort, path, depth, node) as (
-        select array[]::integer[], 'root', 0, p_root
-        union all
-        select w.sort || c.slot, w.path || c.step, w.depth + 1, c.child
-        from walk as w
-        cross join lateral (
-            values
-                (1, '.left', w.node -> 'left_node'),
-                (2, '.right', w.node -> 'right_node'),
-                (3, '.condition_node', w.node -> 'condition_node')
+begin
+    return query
+        with recursive walk (sort, path, depth, node) as (
+            select array[]::integer[], 'root', 0, p_root
             union all
-            select 3 + e.n::integer, format('.extra_nodes[%s]', e.n - 1), e.entry
-            from jsonb_array_elements(
-                case jsonb_typeof(w.node -> 'extra_nodes') when 'array' then w.node -> 'extra_nodes' end
-            ) with ordinality as e (entry, n)
-        ) as c (slot, step, child)
-        -- One level below the limit is enough to see that it is passed.
-        where w.depth <= 256 and jsonb_typeof(c.child) is distinct from 'null' and c.child is not null
-    )
-    select w.sort, w.path, w.depth, w.node from walk as w
+            select w.sort || c.slot, w.path || c.step, w.depth + 1, c.child
+            from walk as w
+            cross join lateral (
+                values
+                    (1, '.left', w.node -> 'left_node'),
+                    (2, '.right', w.node -> 'right_node'),
+                    (3, '.condition_node', w.node -> 'condition_node')
+                union all
+                select 3 + e.n::integer, format('.extra_nodes[%s]', e.n - 1), e.entry
+                from jsonb_array_elements(
+                    case jsonb_typeof(w.node -> 'extra_nodes') when 'array' then w.node -> 'extra_nodes' end
+                ) with ordinality as e (entry, n)
+            ) as c (slot, step, child)
+            -- One level below the limit is enough to see that it is passed.
+            where w.depth <= 256 and jsonb_typeof(c.child) is distinct from 'null' and c.child is not null
+        )
+        select w.sort, w.path, w.depth, w.node from walk as w;
+end
 $$;
 
 comment on function df._walk(jsonb) is 'Every node of a tree with its place';
@@ -844,8 +865,9 @@ begin
         return df._unknown_node_type(v_type);
     end if;
     v_problem := df._misshapen(
-        (p_node -> 'left_node')::json, (p_node -> 'right_node')::json, (p_node -> 'condition_node')::json,
-        (p_node -> 'extra_nodes')::json, (p_node -> 'query')::json, (p_node -> 'result_name')::json
+        jsonb_typeof(p_node -> 'left_node'), jsonb_typeof(p_node -> 'right_node'),
+        jsonb_typeof(p_node -> 'condition_node'), jsonb_typeof(p_node -> 'extra_nodes'),
+        jsonb_typeof(p_node -> 'query'), jsonb_typeof(p_node -> 'result_name')
     );
     if v_problem is not null then
         return format('Malformed Durofut JSON with node_type ''%s'': %s', v_type, v_problem);
@@ -879,15 +901,20 @@ comment on function df._node_fault(jsonb, integer) is 'What is wrong with one no
 
 -- A configuration object as text with one more entry.
 create function df._with_entry(p_config text, p_entry text) returns text
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select '{' || coalesce(
-        (
-            select string_agg(to_json(e.key)::text || ':' || e.value::text, ',' order by e.n) || ','
-            from json_each(p_config::json) with ordinality as e (key, value, n)
-        ), ''
-    ) || p_entry || '}'
+begin
+    if p_config is null then
+        return '{' || p_entry || '}';
+    end if;
+    return (
+        select '{' || coalesce(
+            string_agg(to_json(e.key)::text || ':' || e.value::text, ',' order by e.n) || ',', ''
+        ) || p_entry || '}'
+        from json_each(p_config::json) with ordinality as e (key, value, n)
+    );
+end
 $$;
 
 comment on function df._with_entry(text, text) is 'A configuration object with one more entry';
@@ -907,7 +934,7 @@ declare
     v_root jsonb;
     v_start bigint := ('x' || right(gen_random_uuid()::text, 8))::bit(32)::bigint;
     v_fault text;
-    v_path text;
+    v_row record;
 begin
     begin
         v_root := p_node::jsonb;
@@ -915,61 +942,57 @@ begin
         when data_exception then
             raise exception 'Invalid durable function graph: root: %', sqlerrm using errcode = 'XX000';
     end;
-    -- The first fault in the order of the walk; too many children are their parent's fault.
-    select f.path, f.fault into v_path, v_fault
-    from (
-        select w.sort, w.path, df._node_fault(w.node, w.depth) as fault, 0 as rank
-        from df._walk(v_root) as w
-        union all
-        select
-            coalesce(c.sort[1:cardinality(c.sort) - 1], '{}'), c.path,
-            'Workflow exceeds maximum node count of 10000. Let one workflow start another for a part of the work.', 1
-        from (
-            select w.sort, w.path, row_number() over (order by w.sort) as n from df._walk(v_root) as w
-        ) as c
-        where c.n > 10000
-    ) as f
-    where f.fault is not null
-    order by f.sort, f.rank
-    limit 1;
-    if found then
-        raise exception 'Invalid durable function graph: %: %', v_path, v_fault using errcode = 'XX000';
-    end if;
-    return query
-        with numbered as (
-            select w.sort, w.node, row_number() over (order by w.sort) as n from df._walk(v_root) as w
-        ),
-        named as (
+    for v_row in
+        with numbered as materialized (
             select
-                d.sort, d.node, d.n,
+                w.sort, w.path, w.depth, w.node, row_number() over (order by w.sort) as n
+            from df._walk(v_root) as w
+        ),
+        named as materialized (
+            select
+                d.sort, d.path, d.depth, d.node, d.n, d.sort[cardinality(d.sort)] as slot,
                 lpad(to_hex((v_start + d.n * 2654435761) & 4294967295), 8, '0') as id
             from numbered as d
         ),
         families as (
             select
                 c.sort[1:cardinality(c.sort) - 1] as parent,
-                max(c.id) filter (where c.sort[cardinality(c.sort)] = 1) as left_node,
-                max(c.id) filter (where c.sort[cardinality(c.sort)] = 2) as right_node,
-                max(c.id) filter (where c.sort[cardinality(c.sort)] = 3) as condition_node,
-                string_agg('"' || c.id || '"', ',' order by c.n)
-                    filter (where c.sort[cardinality(c.sort)] > 3) as extra_nodes
+                max(c.id) filter (where c.slot = 1) as left_node,
+                max(c.id) filter (where c.slot = 2) as right_node,
+                max(c.id) filter (where c.slot = 3) as condition_node,
+                string_agg('"' || c.id || '"', ',' order by c.n) filter (where c.slot > 3) as extra_nodes
             from named as c
-            where c.sort <> '{}'
+            where c.slot is not null
             group by c.sort[1:cardinality(c.sort) - 1]
         )
         select
-            n.n, n.id, n.node ->> 'node_type',
-            case
-                when f.condition_node is not null
-                    then df._with_entry(n.node ->> 'query', '"condition_node":"' || f.condition_node || '"')
-                when f.extra_nodes is not null
-                    then df._with_entry(n.node ->> 'query', '"extra_nodes":[' || f.extra_nodes || ']')
-                else n.node ->> 'query'
-            end,
-            n.node ->> 'result_name', f.left_node, f.right_node
+            n.n, n.id, n.path, n.depth, n.node, f.left_node, f.right_node, f.condition_node, f.extra_nodes
         from named as n
         left join families as f on f.parent = n.sort
-        order by n.n;
+        order by n.n
+    loop
+        v_fault := case
+            when v_row.n > 10000
+                then 'Workflow exceeds maximum node count of 10000. Let one workflow start another for a part of the work.'
+            else df._node_fault(v_row.node, v_row.depth)
+        end;
+        if v_fault is not null then
+            raise exception 'Invalid durable function graph: %: %', v_row.path, v_fault using errcode = 'XX000';
+        end if;
+        ord := v_row.n;
+        id := v_row.id;
+        node_type := v_row.node ->> 'node_type';
+        query := v_row.node ->> 'query';
+        if v_row.condition_node is not null then
+            query := df._with_entry(query, '"condition_node":"' || v_row.condition_node || '"');
+        elsif v_row.extra_nodes is not null then
+            query := df._with_entry(query, '"extra_nodes":[' || v_row.extra_nodes || ']');
+        end if;
+        result_name := v_row.node ->> 'result_name';
+        left_node := v_row.left_node;
+        right_node := v_row.right_node;
+        return next;
+    end loop;
 end
 $$;
 
@@ -1094,12 +1117,16 @@ comment on function df._write_instance(text, text, text, jsonb, timestamptz, tex
 
 -- The caller's variables; those set in this transaction too.
 create function df._own_vars() returns jsonb
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select coalesce(jsonb_object_agg(v.name, v.value), '{}')
-    from df.vars as v
-    where v.owner = quote_ident(current_user)::regrole and v.value is not null
+begin
+    return (
+        select coalesce(jsonb_object_agg(v.name, v.value), '{}')
+        from df.vars as v
+        where v.owner = quote_ident(current_user)::regrole and v.value is not null
+    );
+end
 $$;
 
 comment on function df._own_vars() is 'The caller''s variables';
@@ -1156,27 +1183,31 @@ comment on function df._start_elsewhere(text, text, text) is 'df.start that comm
 
 -- The snapshot of a graph, as the worker reads it: nodes by id, in the order of their ids.
 create function df._graph_text(p_instance_id text) returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select '{"instance_id":' || to_json(i.id)::text || ',"root_node_id":' || to_json(i.root_node)::text
-        || ',"nodes":{' || (
-            select string_agg(
-                to_json(n.id)::text || ':{"id":' || to_json(n.id)::text
-                || ',"node_type":' || to_json(n.node_type)::text
-                || ',"query":' || coalesce(to_json(n.query)::text, 'null')
-                || ',"result_name":' || coalesce(to_json(n.result_name)::text, 'null')
-                || ',"left_node":' || coalesce(to_json(n.left_node)::text, 'null')
-                || ',"right_node":' || coalesce(to_json(n.right_node)::text, 'null')
-                || ',"submitted_by":' || to_json(pg_get_userbyid(n.submitted_by))::text
-                || ',"database":' || coalesce(to_json(n.database)::text, 'null') || '}',
-                ',' order by n.id collate "C"
-            )
-            from df.nodes as n
-            where n.instance_id = i.id
-        ) || '}}'
-    from df.instances as i
-    where i.id = p_instance_id
+begin
+    return (
+        select '{"instance_id":' || to_json(i.id)::text || ',"root_node_id":' || to_json(i.root_node)::text
+            || ',"nodes":{' || (
+                select string_agg(
+                    to_json(n.id)::text || ':{"id":' || to_json(n.id)::text
+                    || ',"node_type":' || to_json(n.node_type)::text
+                    || ',"query":' || coalesce(to_json(n.query)::text, 'null')
+                    || ',"result_name":' || coalesce(to_json(n.result_name)::text, 'null')
+                    || ',"left_node":' || coalesce(to_json(n.left_node)::text, 'null')
+                    || ',"right_node":' || coalesce(to_json(n.right_node)::text, 'null')
+                    || ',"submitted_by":' || to_json(pg_get_userbyid(n.submitted_by))::text
+                    || ',"database":' || coalesce(to_json(n.database)::text, 'null') || '}',
+                    ',' order by n.id collate "C"
+                )
+                from df.nodes as n
+                where n.instance_id = i.id
+            ) || '}}'
+        from df.instances as i
+        where i.id = p_instance_id
+    );
+end
 $$;
 
 comment on function df._graph_text(text) is 'A graph as one JSON text';
@@ -1846,33 +1877,37 @@ comment on function df._document(text) is 'JSON text as jsonb, other text as a J
 -- {"instance", "node", "status", "stamp", "result", "source", "error"}. A projection is a record, an
 -- array of them, or a JSON string that holds either.
 create function df._node_records(p_engine_ids text[], p_projections text[]) returns jsonb
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select jsonb_agg(jsonb_build_object(
-        'instance', l.instance, 'node', l.record -> 'node', 'status', l.record -> 'status',
-        'stamp', l.record -> 'stamp', 'result', l.record -> 'result', 'source', l.record -> 'result_from',
-        'error', l.record -> 'error'
-    ))
-    from (
-        select distinct on (split_part(t.engine_id, '::', 1), r.record ->> 'node')
-            split_part(t.engine_id, '::', 1) as instance, r.record
-        from unnest(p_engine_ids, p_projections) with ordinality as t (engine_id, projections, turn)
-        cross join lateral df._document(t.projections) as d (document)
-        cross join lateral jsonb_array_elements(
-            case jsonb_typeof(d.document) when 'array' then d.document else jsonb_build_array(d.document) end
-        ) with ordinality as e (entry, n)
-        cross join lateral (
-            select case jsonb_typeof(e.entry) when 'string' then df._document(e.entry #>> '{}') else e.entry end
-        ) as s (entry)
-        cross join lateral jsonb_array_elements(
-            case jsonb_typeof(s.entry) when 'array' then s.entry else jsonb_build_array(s.entry) end
-        ) with ordinality as r (record, m)
-        where t.projections is not null
-            and jsonb_typeof(r.record) = 'object'
-            and r.record ->> 'status' in ('running', 'completed', 'failed')
-        order by 1, r.record ->> 'node', t.turn desc, e.n desc, r.m desc
-    ) as l
+begin
+    return (
+        select jsonb_agg(jsonb_build_object(
+            'instance', l.instance, 'node', l.record -> 'node', 'status', l.record -> 'status',
+            'stamp', l.record -> 'stamp', 'result', l.record -> 'result', 'source', l.record -> 'result_from',
+            'error', l.record -> 'error'
+        ))
+        from (
+            select distinct on (split_part(t.engine_id, '::', 1), r.record ->> 'node')
+                split_part(t.engine_id, '::', 1) as instance, r.record
+            from unnest(p_engine_ids, p_projections) with ordinality as t (engine_id, projections, turn)
+            cross join lateral df._document(t.projections) as d (document)
+            cross join lateral jsonb_array_elements(
+                case jsonb_typeof(d.document) when 'array' then d.document else jsonb_build_array(d.document) end
+            ) with ordinality as e (entry, n)
+            cross join lateral (
+                select case jsonb_typeof(e.entry) when 'string' then df._document(e.entry #>> '{}') else e.entry end
+            ) as s (entry)
+            cross join lateral jsonb_array_elements(
+                case jsonb_typeof(s.entry) when 'array' then s.entry else jsonb_build_array(s.entry) end
+            ) with ordinality as r (record, m)
+            where t.projections is not null
+                and jsonb_typeof(r.record) = 'object'
+                and r.record ->> 'status' in ('running', 'completed', 'failed')
+            order by 1, r.record ->> 'node', t.turn desc, e.n desc, r.m desc
+        ) as l
+    );
+end
 $$;
 
 comment on function df._node_records(text[], text[]) is 'The records in the projections of turns';

@@ -1,0 +1,168 @@
+"""Listing, pruning and deleting: what people and their tools ask, off the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from duroxide.errors import ProviderError
+from duroxide.ids import InstanceId
+from duroxide.providers.base import (
+    DeleteResult,
+    ExecutionInfo,
+    InstanceFilter,
+    InstanceStats,
+    InstanceStatus,
+    PruneOptions,
+    PruneResult,
+    QueueDepths,
+    SystemMetrics,
+)
+from duroxide.state import ExecutionStatus
+from duroxide_pg.arrays import Texts
+from duroxide_pg.connections import HotConnection
+from duroxide_pg.rows import to_status
+
+SLICE = 500
+"""Instances per transaction of a deletion by filter."""
+DEFAULT_LIMIT = 1_000
+
+
+class PostgresAdmin:
+    """`ProviderAdmin` on the connection that also serves clients' reads."""
+
+    def __init__(
+        self,
+        connection: HotConnection,
+        statements: Mapping[str, bytes],
+        now_ms: Callable[[], int | None],
+    ) -> None:
+        self._admin_connection = connection
+        self._admin_statements = statements
+        self._admin_now_ms = now_ms
+
+    async def _ask(self, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        return await self._admin_connection.call(name, self._admin_statements[name], parameters)
+
+    async def list_instances(
+        self, *, status: str | None = None, limit: int | None = None
+    ) -> Sequence[InstanceStatus]:
+        rows = await self._ask("list_instances", status=status, limit=limit)
+        return [to_status(row) for row in rows]
+
+    async def list_executions(self, instance_id: InstanceId) -> Sequence[ExecutionInfo]:
+        return [
+            ExecutionInfo(
+                execution_id=execution_id,
+                status=ExecutionStatus(status),
+                output=output,
+                started_at_ms=started_at_ms,
+                completed_at_ms=completed_at_ms,
+                event_count=event_count,
+            )
+            for execution_id, status, output, started_at_ms, completed_at_ms, event_count in (
+                await self._ask("list_executions", instance_id=instance_id)
+            )
+        ]
+
+    async def list_children(self, instance_id: InstanceId) -> Sequence[InstanceId]:
+        return [row[0] for row in await self._ask("list_children", instance_id=instance_id)]
+
+    async def instance_tree(self, instance_id: InstanceId) -> Sequence[InstanceId]:
+        return [row[0] for row in await self._ask("instance_tree", instance_id=instance_id)]
+
+    async def delete_instances(
+        self, instance_ids: Sequence[InstanceId], *, force: bool = False
+    ) -> DeleteResult:
+        ((problem, *counts),) = await self._ask(
+            "delete_instances", instance_ids=Texts(dict.fromkeys(instance_ids)), force=force
+        )
+        if problem is not None:
+            raise ProviderError("delete_instances", problem, False)
+        return _deleted(counts)
+
+    async def delete_instances_by_filter(self, which: InstanceFilter) -> DeleteResult:
+        left = which.limit if which.limit is not None else DEFAULT_LIMIT
+        total = [0, 0, 0, 0]
+        while left > 0:
+            ((roots, *counts),) = await self._ask(
+                "delete_ended_trees", limit=min(left, SLICE), **_filter(which)
+            )
+            total = [a + b for a, b in zip(total, counts, strict=True)]
+            left -= roots
+            if roots < min(left + roots, SLICE):
+                break
+        return _deleted(total)
+
+    async def prune_executions(self, instance_id: InstanceId, options: PruneOptions) -> PruneResult:
+        which = InstanceFilter(instance_ids=(instance_id,))
+        result = await self.prune_executions_by_filter(which, options)
+        if result.instances_processed == 0:
+            raise ProviderError("prune_executions", f"instance {instance_id!r} not found", False)
+        return result
+
+    async def prune_executions_by_filter(
+        self, which: InstanceFilter, options: PruneOptions
+    ) -> PruneResult:
+        ((instances, executions, events),) = await self._ask(
+            "prune_executions",
+            limit=which.limit if which.limit is not None else DEFAULT_LIMIT,
+            keep_last=options.keep_last,
+            ended_before_ms=options.completed_before_ms,
+            **_filter(which),
+        )
+        return PruneResult(
+            instances_processed=instances, executions_deleted=executions, events_deleted=events
+        )
+
+    async def system_metrics(self) -> SystemMetrics:
+        ((instances, executions, running, completed, failed, events),) = await self._ask(
+            "system_metrics"
+        )
+        return SystemMetrics(
+            total_instances=instances,
+            total_executions=executions,
+            running_instances=running,
+            completed_instances=completed,
+            failed_instances=failed,
+            total_events=events,
+        )
+
+    async def queue_depths(self) -> QueueDepths:
+        ((messages, activities),) = await self._ask("queue_depths", now=self._admin_now_ms())
+        return QueueDepths(orchestrator_queue=messages, worker_queue=activities)
+
+    async def instance_stats(self, instance_id: InstanceId) -> InstanceStats | None:
+        rows = await self._ask("instance_stats", instance_id=instance_id, now=self._admin_now_ms())
+        if not rows:
+            return None
+        events, size, pending, keys, value_bytes = rows[0]
+        return InstanceStats(
+            history_event_count=events,
+            history_size_bytes=size,
+            queue_pending_count=pending,
+            kv_user_key_count=keys,
+            kv_total_value_bytes=value_bytes,
+        )
+
+    async def cleanup_sessions(self, *, idle_ms: int) -> int:
+        ((count,),) = await self._ask("cleanup_sessions", now=self._admin_now_ms())
+        return int(count)
+
+
+def _filter(which: InstanceFilter) -> dict[str, Any]:
+    ids = which.instance_ids
+    return {
+        "instance_ids": Texts(ids) if ids is not None else None,
+        "completed_before_ms": which.completed_before_ms,
+    }
+
+
+def _deleted(counts: Sequence[int]) -> DeleteResult:
+    instances, executions, events, messages = counts
+    return DeleteResult(
+        instances_deleted=instances,
+        executions_deleted=executions,
+        events_deleted=events,
+        queue_messages_deleted=messages,
+    )

@@ -1,0 +1,145 @@
+"""The few connections that a process keeps, each for one purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow, tuple_row
+
+from duroxide.errors import ProviderError
+from duroxide_pg import arrays
+from duroxide_pg.errors import SetupError
+from duroxide_pg.sqlstate import Verdict, verdict
+
+logger = logging.getLogger("duroxide_pg")
+
+Connect = Callable[[str], Awaitable[AsyncConnection[Any]]]
+"""Opens a connection in autocommit mode; the argument says for which purpose."""
+
+FIRST_PAUSE_S = 0.01
+LONGEST_PAUSE_S = 1.0
+
+
+class SchemaGone(ProviderError):
+    """The engine's statements do not fit the schema. Retryable: it may be installed again."""
+
+
+class HotConnection:
+    """One connection, opened when first used, used by one call at a time, opened again if lost.
+
+    Args:
+        purpose: shown in pg_stat_activity.
+        settings: of the session, set once when it opens.
+    """
+
+    def __init__(self, purpose: str, connect: Connect, settings: Mapping[str, str]) -> None:
+        self._purpose = purpose
+        self._connect = connect
+        self._settings = settings
+        self._connection: AsyncConnection[Any] | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def is_busy(self) -> bool:
+        return self._lock.locked()
+
+    async def fetch(self, statement: bytes, parameters: Mapping[str, Any]) -> list[TupleRow]:
+        """Run a statement in a transaction of its own and return its rows.
+
+        Raises:
+            psycopg.Error: as it came; a connection that broke is opened anew by the next call.
+        """
+        async with self._lock:
+            connection = await self._open()
+            try:
+                async with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
+                    await cursor.execute(statement, parameters, prepare=True)
+                    return await cursor.fetchall()
+            except asyncio.CancelledError:
+                await self._discard()  # whatever state the session is in
+                raise
+            except psycopg.Error as error:
+                if connection.broken or verdict(error) is Verdict.AGAIN:
+                    await self._discard_if_stale(connection, error)
+                raise
+
+    async def call(
+        self, operation: str, statement: bytes, parameters: Mapping[str, Any], *, tries: int = 3
+    ) -> list[TupleRow]:
+        """`fetch`, trying again where that helps at once.
+
+        Raises:
+            ProviderError: the cause is in its words; retryable unless the data was refused.
+        """
+        pauses = Pauses()
+        for attempt in range(1, tries + 1):
+            try:
+                return await self.fetch(statement, parameters)
+            except psycopg.Error as error:
+                failure = explain(operation, error)
+                if attempt == tries or not failure.retryable or isinstance(failure, SchemaGone):
+                    raise failure from error
+                await pauses.next()
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        async with self._lock:
+            await self._discard()
+
+    async def _open(self) -> AsyncConnection[Any]:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        self._connection = None
+        connection = await self._connect(self._purpose)
+        try:
+            arrays.register(connection.adapters)
+            for name, value in self._settings.items():
+                await connection.execute("select set_config(%s, %s, false)", [name, value])
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    async def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _discard_if_stale(self, connection: AsyncConnection[Any], error: Exception) -> None:
+        is_stale = getattr(error, "sqlstate", None) in ("0A000", "26000")
+        if connection.broken or is_stale:
+            await self._discard()
+
+
+class Pauses:
+    """Decorrelated jitter: each pause is random, up to three times the last one."""
+
+    def __init__(self) -> None:
+        self._last_s = FIRST_PAUSE_S
+
+    async def next(self) -> None:
+        self._last_s = min(LONGEST_PAUSE_S, random.uniform(FIRST_PAUSE_S, 3 * self._last_s))
+        await asyncio.sleep(self._last_s)
+
+
+def explain(operation: str, error: psycopg.Error) -> ProviderError:
+    """The error of one of our statements, in the contract's terms."""
+    words = " ".join(str(error).split())
+    match verdict(error):
+        case Verdict.SCHEMA:
+            return SchemaGone(operation, f"the schema is gone or changed: {words}", True)
+        case Verdict.REFUSE:
+            return ProviderError(operation, words, False)
+        case _:
+            return ProviderError(operation, words, True)
+
+
+def is_setup_error(error: BaseException) -> bool:
+    return isinstance(error, SetupError)

@@ -1,0 +1,475 @@
+"""The storage contract on PostgreSQL: every call is one statement, for any number of instances."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from duroxide.clock import Clock
+from duroxide.errors import ProviderError
+from duroxide.ids import ActivityToken, ExecutionId, InstanceId, TurnToken
+from duroxide.providers.base import (
+    ActivityPoll,
+    Capabilities,
+    CommitCode,
+    CommitItem,
+    CommitResult,
+    CommitTurn,
+    Cursor,
+    EagerDispatch,
+    InstanceStatus,
+    Renewal,
+    SessionOwner,
+    TagMode,
+    TagSelection,
+    TurnPoll,
+)
+from duroxide.providers.text import unstorable
+from duroxide.state import ExecutionStatus, KeyValue
+from duroxide.version import VersionRange
+from duroxide_pg import migrate
+from duroxide_pg.admin import PostgresAdmin
+from duroxide_pg.arrays import Numbers, Texts
+from duroxide_pg.batches import Answer, Batch, pack_version
+from duroxide_pg.connections import HotConnection
+from duroxide_pg.lanes import CommitLane
+from duroxide_pg.queries import statements
+from duroxide_pg.rows import TurnRow, split_events, to_activity, to_status
+from duroxide_pg.tokens import nonces, process_name, split_activity_token, split_turn_token
+from duroxide_pg.wakeups import TURNS, Hint, Waiting, Wakeups
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
+_SESSION = {
+    "default_transaction_isolation": "read committed",  # whatever the role's default is
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "statement_timeout": "30s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+_RELAXED = {**_SESSION, "synchronous_commit": "off"}  # leases: what a crash loses, expires
+
+
+class PostgresProvider(PostgresAdmin):
+    """Durable storage in one schema of a PostgreSQL database (14 or newer).
+
+    A process holds a handful of connections, however much it runs: one to commit, two to poll, one to
+    read, one to listen. They open when first used, and again when they break.
+
+    Args:
+        dsn: a libpq connection string or URL.
+        schema: where `migrate.upgrade(dsn, schema)` has put the tables.
+        commit_hook: the qualified name of an SQL function that every commit calls first, in its own
+            transaction; see docs/reference/postgres.md.
+        wakeup: "listen", or "poll" behind a pooler that gives each transaction another session.
+        clock: judges leases and visibility instead of the server's clock, for tests.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        schema: str = migrate.DEFAULT_SCHEMA,
+        commit_hook: str | None = None,
+        wakeup: str = "listen",
+        clock: Clock | None = None,
+    ) -> None:
+        if commit_hook is not None and not _IDENTIFIER.fullmatch(commit_hook):
+            raise ValueError(f"commit_hook {commit_hook!r} is not the name of a function")
+        if wakeup not in ("listen", "poll"):
+            raise ValueError(f"wakeup {wakeup!r} is neither 'listen' nor 'poll'")
+        self._dsn = dsn
+        self._schema = schema
+        self._clock = clock
+        self._hook = commit_hook
+        self._name = process_name()
+        self._nonce = nonces(self._name)
+        self._sql = statements(schema)
+        self._turn_polls = HotConnection("turns", self._connect, _RELAXED)
+        self._work = HotConnection("activities", self._connect, _RELAXED)
+        self._reads = HotConnection("reads", self._connect, _SESSION)
+        self._commits = HotConnection("commits", self._connect, _SESSION)
+        self._waiting_commits = HotConnection("commits, waiting", self._connect, _SESSION)
+        self._lane = self._new_lane(self._commits, waits=False)
+        self._waiting_lane = self._new_lane(self._waiting_commits, waits=True)
+        self._wakeups = Wakeups(
+            waiter=self._name,
+            channel=schema,
+            connect=self._connect,
+            connection=self._work,
+            register=self._sql["register_waiter"],
+            wake=self._sql["wake"],
+            idle=self._sql["idle"],
+            is_listening_allowed=wakeup == "listen" and clock is None,
+        )
+        self._commits_under_way: set[asyncio.Task[Sequence[CommitResult]]] = set()
+        self._is_blocked_by_us = False
+        super().__init__(self._reads, self._sql, self._now_ms)
+
+    def _new_lane(self, connection: HotConnection, *, waits: bool) -> CommitLane:
+        return CommitLane(
+            connection,
+            self._sql["commit"],
+            hook=self._hook,
+            waits=waits,
+            now_ms=self._now_ms,
+            applied=self._applied,
+        )
+
+    @property
+    def name(self) -> str:
+        return "postgres"
+
+    @property
+    def schema(self) -> str:
+        return self._schema
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            history_suffix=True,
+            sticky_lease=True,
+            eager_dispatch=True,
+            fused_completion=True,
+            change_feed=True,
+            next_due=True,
+            commit_hook=True,
+        )
+
+    async def start(self) -> None:
+        """Check that the schema is there and is what this release needs, and begin to listen.
+
+        Raises:
+            SetupError: one of `duroxide_pg.errors`, with its remedy.
+        """
+        await asyncio.to_thread(self._require_schema)
+        self._wakeups.start()
+
+    def _require_schema(self) -> None:
+        with migrate.connect(self._dsn) as connection:
+            migrate.engine_migrations(self._schema).require(connection)
+
+    async def close(self) -> None:
+        if self._commits_under_way:
+            await asyncio.wait(self._commits_under_way, timeout=5)
+        await self._wakeups.close()
+        for connection in (
+            self._turn_polls,
+            self._work,
+            self._reads,
+            self._commits,
+            self._waiting_commits,
+        ):
+            await connection.close()
+
+    async def _connect(self, purpose: str) -> AsyncConnection[Any]:
+        try:
+            return await AsyncConnection.connect(
+                self._dsn,
+                autocommit=True,
+                connect_timeout=10,
+                application_name=f"duroxide {purpose}",
+                keepalives_idle=30,
+                keepalives_interval=10,
+                keepalives_count=3,
+            )
+        except psycopg.Error as error:
+            raise ProviderError("connect", str(migrate.cannot_connect(error)), True) from error
+
+    def _now_ms(self) -> int | None:
+        return self._clock.now_ms() if self._clock is not None else None
+
+    def _waiting(self, hint: Hint, topics: Sequence[str], wait_ms: int) -> Waiting:
+        return Waiting(self._wakeups, hint, topics, wait_ms, self._clock)
+
+    # Turns.
+
+    async def poll_turns(
+        self,
+        *,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        wait_ms: int = 0,
+        known: Mapping[InstanceId, Cursor] | None = None,
+        held: Sequence[TurnToken] = (),
+        versions: Sequence[VersionRange] | None = None,
+    ) -> TurnPoll:
+        waiting = self._waiting(self._wakeups.turns, [TURNS], wait_ms)
+        if versions is not None and not versions:
+            want = 0
+        parameters = self._poll_parameters(worker, want, lease_ms, known, held, versions)
+        while True:
+            parameters["nonce"], parameters["now"] = self._nonce(), self._now_ms()
+            waiting.look()
+            head, *rows = await self._turn_polls.call(
+                "poll_turns", self._sql["poll_turns"], parameters
+            )
+            turns = await self._to_turns([TurnRow(*row[:18]) for row in rows], known or {})
+            now_ms, next_due_ms, blocked = head[18:]
+            self._is_blocked_by_us = blocked > 0
+            if turns or not await waiting.go_on(now_ms, next_due_ms, is_blocked=blocked > 1):
+                if len(turns) == want > 0:
+                    self._wakeups.wake_others(TURNS)  # there may be more than we can take
+                    self._wakeups.send_wakes()
+                return TurnPoll(turns=turns, now_ms=now_ms, next_due_ms=next_due_ms)
+
+    def _poll_parameters(
+        self,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        known: Mapping[InstanceId, Cursor] | None,
+        held: Sequence[TurnToken],
+        versions: Sequence[VersionRange] | None,
+    ) -> dict[str, Any]:
+        kept = [split_turn_token(token) for token in held]
+        low = high = None
+        if versions is not None:
+            low = Numbers(pack_version(version_range.low) for version_range in versions)
+            high = Numbers(pack_version(version_range.high) for version_range in versions)
+        return {
+            "worker": worker,
+            "want": want,
+            "lease_ms": lease_ms,
+            "low": low,
+            "high": high,
+            "cached_by": self._lane.writer if known else None,
+            "held_ids": Texts(instance_id for _, instance_id in kept),
+            "held_nonces": Texts(nonce for nonce, _ in kept),
+        }
+
+    async def _to_turns(
+        self, rows: Sequence[TurnRow], known: Mapping[InstanceId, Cursor]
+    ) -> tuple[Any, ...]:
+        """Turns with the history that the caller lacks; read now if the store left it out wrongly."""
+        unread = [
+            row.instance_id
+            for row in rows
+            if row.is_history_omitted and not row.has(known.get(row.instance_id))
+        ]
+        read: dict[str, Sequence[str]] = {}
+        if unread:
+            parameters = {"instance_ids": Texts(unread)}
+            read = dict(
+                await self._turn_polls.call("poll_turns", self._sql["read_histories"], parameters)
+            )
+        turns = []
+        for row in rows:
+            cursor = known.get(row.instance_id)
+            if not row.is_history_omitted:
+                history: Sequence[str] | None = row.history or ()
+            elif row.has(cursor):
+                history = None
+            else:
+                history = read.get(row.instance_id, ())
+            turns.append(row.to_turn(history, cursor))
+        return tuple(turns)
+
+    # Activities.
+
+    async def poll_activities(
+        self,
+        *,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        wait_ms: int = 0,
+        tags: TagSelection = TagSelection(),  # noqa: B008  # frozen
+        sessions: SessionOwner | None = None,
+    ) -> ActivityPoll:
+        keys = _tag_keys(tags)
+        topics = [f"activities:{key}" for key in keys] if keys is not None else ["activities:*"]
+        waiting = self._waiting(self._wakeups.activities, topics, wait_ms)
+        parameters = {
+            "worker": worker,
+            "want": want if tags.mode is not TagMode.NONE else 0,
+            "lease_ms": lease_ms,
+            "tags": Texts(keys) if keys is not None else None,
+            "owner": sessions.owner if sessions is not None else None,
+            "session_lease_ms": sessions.lease_ms if sessions is not None else 0,
+            "max_new": sessions.max_new if sessions is not None else 0,
+        }
+        while True:
+            parameters["nonce"], parameters["now"] = self._nonce(), self._now_ms()
+            waiting.look()
+            head, *rows = await self._work.call(
+                "poll_activities", self._sql["poll_activities"], parameters
+            )
+            now_ms, next_due_ms = head[10:]
+            if rows or not await waiting.go_on(now_ms, next_due_ms, is_blocked=False):
+                activities = tuple(to_activity(row[:10]) for row in rows)
+                return ActivityPoll(activities=activities, now_ms=now_ms, next_due_ms=next_due_ms)
+
+    # Commits.
+
+    async def commit(
+        self, batch: Sequence[CommitItem], *, eager: EagerDispatch | None = None
+    ) -> Sequence[CommitResult]:
+        """Write each item whole or not at all, all in one transaction, and answer item by item.
+
+        Sent again with the same objects after a retryable error, it has the effect of one call. A
+        caller that is cancelled only stops waiting.
+        """
+        task = asyncio.create_task(self._commit(batch, eager), name="duroxide_pg.commit")
+        self._commits_under_way.add(task)
+        task.add_done_callback(self._commits_under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _commit(
+        self, items: Sequence[CommitItem], eager: EagerDispatch | None
+    ) -> Sequence[CommitResult]:
+        refused = {id(item): error for item in items if (error := _refusal(item)) is not None}
+        storable = [item for item in items if id(item) not in refused] if refused else items
+        results, busy = await self._lane.commit(storable, eager)
+        for turn in busy:  # alone, so that whoever has the rows holds up nobody else
+            alone, _ = await self._waiting_lane.commit([turn], eager)
+            results.update(alone)
+        for key, error in refused.items():
+            results[key] = CommitResult(code=CommitCode.REFUSED, error=error)
+        return [results[id(item)] for item in items]
+
+    def _applied(self, batch: Batch, answer: Answer) -> None:
+        """A batch is durable: tell whom it concerns."""
+        wakeups = self._wakeups
+        kinds = batch.columns["m_visible"]
+        if answer.has_more or None in kinds or batch.abandoned_turns or self._is_blocked_by_us:
+            wakeups.turns.give()
+            if not wakeups.turns.is_awaited and (answer.has_more or None in kinds):
+                wakeups.wake_others(TURNS)
+        tags = batch.columns["a_tag"]
+        left = {
+            tag
+            for tag, is_eager in zip(tags, batch.columns["a_eager"], strict=True)
+            if not is_eager
+        }
+        if left or batch.abandoned_activities:
+            wakeups.activities.give()
+            for tag in left:
+                wakeups.wake_others(f"activities:{tag or ''}")
+                wakeups.wake_others("activities:*")
+        wakeups.changed(
+            turn.instance_id
+            for turn in batch.turns
+            if turn.status is not ExecutionStatus.RUNNING or turn.custom_status is not None
+        )
+        wakeups.send_wakes()
+
+    # Leases.
+
+    async def renew(
+        self,
+        *,
+        turns: Sequence[TurnToken] = (),
+        turn_lease_ms: int = 0,
+        activities: Sequence[ActivityToken] = (),
+        activity_lease_ms: int = 0,
+    ) -> Renewal:
+        turn_rows = [split_turn_token(token) for token in turns]
+        rows = [split_activity_token(token) for token in activities]
+        parameters = {
+            "t_instance": Texts(instance_id for _, instance_id in turn_rows),
+            "t_nonce": Texts(nonce for nonce, _ in turn_rows),
+            "turn_lease_ms": turn_lease_ms,
+            "y_instance": Texts(instance_id for _, _, instance_id in rows),
+            "y_id": Numbers(number for _, number, _ in rows),
+            "y_nonce": Texts(nonce for nonce, _, _ in rows),
+            "activity_lease_ms": activity_lease_ms,
+            "now": self._now_ms(),
+        }
+        ((lost_turns, lost_activities, now_ms),) = await self._work.call(
+            "renew", self._sql["renew"], parameters
+        )
+        return Renewal(
+            lost_turns=frozenset(turns[place - 1] for place in lost_turns or ()),
+            lost_activities=frozenset(
+                activities[place - 1] for place in lost_activities or () if place is not None
+            ),
+            now_ms=now_ms,
+        )
+
+    async def renew_sessions(self, *, owner: str, lease_ms: int, idle_ms: int) -> int:
+        parameters = {
+            "owner": owner,
+            "lease_ms": lease_ms,
+            "idle_ms": idle_ms,
+            "now": self._now_ms(),
+        }
+        ((count,),) = await self._work.call(
+            "renew_sessions", self._sql["renew_sessions"], parameters
+        )
+        return int(count)
+
+    # Reads.
+
+    async def read_status(
+        self, instance_ids: Sequence[InstanceId]
+    ) -> Mapping[InstanceId, InstanceStatus]:
+        rows = await self._reads.call(
+            "read_status", self._sql["read_status"], {"instance_ids": Texts(instance_ids)}
+        )
+        return {row[0]: to_status(row) for row in rows}
+
+    async def read_history(
+        self, instance_id: InstanceId, execution_id: ExecutionId | None = None
+    ) -> Sequence[str]:
+        rows = await self._reads.call(
+            "read_history",
+            self._sql["read_history"],
+            {"instance_id": instance_id, "execution_id": execution_id},
+        )
+        return tuple(event for _, _, text in rows for event in split_events(text))
+
+    async def read_key_values(self, instance_id: InstanceId) -> Mapping[str, KeyValue]:
+        rows = await self._reads.call(
+            "read_key_values", self._sql["read_key_values"], {"instance_id": instance_id}
+        )
+        live = {}
+        for key, is_changed, changed, stored, updated_at_ms in rows:
+            value = changed if is_changed else stored
+            if value is not None:
+                live[key] = KeyValue(value=value, updated_at_ms=updated_at_ms)
+        return live
+
+    async def wait_for_change(self, instance_ids: Sequence[InstanceId], *, wait_ms: int) -> None:
+        await self._wakeups.wait_for_change(instance_ids, wait_ms / 1000)
+
+    def wake(self, *, turns: bool = False, activities: bool = False) -> None:
+        """Make waiting polls of this process look again, and return even if they find nothing."""
+        if turns:
+            self._wakeups.turns.give(return_early=True)
+        if activities:
+            self._wakeups.activities.give(return_early=True)
+
+
+def _tag_keys(tags: TagSelection) -> list[str] | None:
+    """The tags as the store has them, '' for none; None: any."""
+    match tags.mode:
+        case TagMode.DEFAULT_ONLY:
+            return [""]
+        case TagMode.TAGS:
+            return sorted(tags.tags)
+        case TagMode.DEFAULT_AND:
+            return ["", *sorted(tags.tags)]
+        case TagMode.ANY:
+            return None
+        case TagMode.NONE:
+            return []
+
+
+def _refusal(item: CommitItem) -> str | None:
+    """Why the item can't be stored, or None."""
+    error = unstorable(item)
+    if error is None and isinstance(item, CommitTurn):
+        if any("\n" in event for event in item.events):
+            return "an event contains a line break outside of a string"
+        if any(activity.instance_id != item.instance_id for activity in item.activities):
+            return "an activity is not of the instance whose turn adds it"
+        if any(activity.tag == "" for activity in item.activities):
+            return "a tag is empty"
+    return error

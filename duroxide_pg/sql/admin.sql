@@ -1,0 +1,124 @@
+-- What people and their tools ask.
+
+-- name: list_instances
+-- Newest first.
+select s.instance_id, s.current_execution_id, s.orchestration_name, s.orchestration_version, s.status,
+       s.output, s.custom_status, s.custom_status_version,
+       floor(extract(epoch from s.created_at) * 1000)::bigint,
+       floor(extract(epoch from s.updated_at) * 1000)::bigint,
+       floor(extract(epoch from s.completed_at) * 1000)::bigint,
+       s.parent_instance_id
+  from {schema}.instances as s
+ where %(status)s::text is null or s.status = %(status)s
+ order by s.created_at desc, s.instance_id desc
+ limit %(limit)s;
+
+-- name: list_executions
+-- Oldest first. An unfinished count of events comes from the instance, the others from their turns.
+select e.execution_id, e.status, e.output,
+       floor(extract(epoch from e.started_at) * 1000)::bigint,
+       floor(extract(epoch from e.completed_at) * 1000)::bigint,
+       coalesce((
+           select sum(h.last_event_id - h.first_event_id + 1)::bigint
+             from {schema}.history_log as h
+            where h.instance_id = e.instance_id and h.execution_id = e.execution_id
+       ), 0)
+  from {schema}.executions as e
+ where e.instance_id = %(instance_id)s
+ order by e.execution_id;
+
+-- name: list_children
+-- Oldest first.
+select s.instance_id
+  from {schema}.instances as s
+ where s.parent_instance_id = %(instance_id)s
+ order by s.created_at, s.instance_id;
+
+-- name: instance_tree
+-- Parents before their children.
+with recursive tree as (
+    select %(instance_id)s::text as instance_id, 0 as depth
+    union all
+    select s.instance_id, t.depth + 1
+      from tree as t join {schema}.instances as s on s.parent_instance_id = t.instance_id
+)
+select t.instance_id from tree as t order by t.depth, t.instance_id;
+
+-- name: delete_instances
+select * from {schema}.delete_instances_v1(%(instance_ids)b, %(force)s);
+
+-- name: delete_ended_trees
+select * from {schema}.delete_ended_trees_v1(
+    %(instance_ids)b, %(completed_before_ms)s, %(limit)s);
+
+-- name: prune_executions
+select * from {schema}.prune_executions_v1(
+    %(instance_ids)b, %(completed_before_ms)s, %(limit)s, %(keep_last)s, %(ended_before_ms)s);
+
+-- name: system_metrics
+select count(*),
+       count(*) + (select count(*) from {schema}.executions_done),
+       count(*) filter (where s.status = 'Running'),
+       count(*) filter (where s.status = 'Completed'),
+       count(*) filter (where s.status = 'Failed'),
+       (select coalesce(sum(h.last_event_id - h.first_event_id + 1), 0)::bigint
+          from {schema}.history_log as h)
+  from {schema}.instances as s;
+
+-- name: queue_depths
+-- What could be taken now: visible, and not leased by anybody.
+with clock as (
+    select coalesce(to_timestamp(%(now)s::bigint / 1000.0), clock_timestamp()) as ts
+)
+select (
+           select count(*) from {schema}.orchestrator_queue as q, clock
+            where q.visible_at <= clock.ts
+              and not exists (
+                  select from {schema}.instance_locks as l
+                   where l.instance_id = q.instance_id
+                     and l.locked_until > floor(extract(epoch from clock.ts) * 1000)
+                     and q.id = any (l.msg_ids)
+              )
+       ),
+       (
+           select count(*) from {schema}.worker_queue as q, clock
+            where q.visible_at <= clock.ts
+              and q.locked_until <= floor(extract(epoch from clock.ts) * 1000)
+       );
+
+-- name: instance_stats
+-- Of the current execution; no row means that there is no such instance.
+select s.history_events::bigint, s.history_bytes,
+       (select count(*) from {schema}.orchestrator_queue as q
+         where q.instance_id = s.instance_id
+           and q.kind = 6
+           and q.visible_at <= coalesce(to_timestamp(%(now)s::bigint / 1000.0), clock_timestamp())),
+       (select count(*)
+          from (select key from {schema}.kv_store where instance_id = s.instance_id
+                union
+                select key from {schema}.kv_delta where instance_id = s.instance_id) as k
+         where not exists (
+             select from {schema}.kv_delta as d
+              where d.instance_id = s.instance_id and d.key = k.key and d.value is null
+         )),
+       (select coalesce(sum(octet_length(coalesce(d.value, k.value)))
+                            filter (where d.key is null or d.value is not null), 0)::bigint
+          from (select * from {schema}.kv_store where instance_id = s.instance_id) as k
+          full join (select * from {schema}.kv_delta where instance_id = s.instance_id) as d
+            on d.key = k.key)
+  from {schema}.instances as s
+ where s.instance_id = %(instance_id)s;
+
+-- name: cleanup_sessions
+-- Those that nobody holds and that have nothing to do.
+with clock as (
+    select coalesce(%(now)s::bigint, floor(extract(epoch from clock_timestamp()) * 1000)::bigint) as now
+),
+gone as (
+    delete from {schema}.sessions as s
+     using clock
+     where s.locked_until < clock.now
+       and not exists (select from {schema}.worker_queue as q where q.session_id = s.session_id)
+    returning 1
+)
+select count(*) from gone;

@@ -1,0 +1,63 @@
+-- What other schemas call inside their own transactions. The names and arguments are stable: a change
+-- of meaning gets a new number.
+
+-- Send a message to an instance, in the caller's transaction; wakes workers when it commits.
+create function {schema}.send_v1(
+    p_instance_id text,
+    p_kind smallint,
+    p_body text,
+    p_visible_at timestamptz default null
+) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_ts constant timestamptz := clock_timestamp();
+begin
+    insert into {schema}.orchestrator_queue (instance_id, kind, work_item, visible_at, created_at)
+    values (p_instance_id, p_kind, p_body, coalesce(p_visible_at, v_ts), v_ts);
+    perform pg_notify('{channel}', 'turns');
+end;
+$$;
+
+-- End a leased activity in the caller's transaction: its row goes, its completion is sent, and the
+-- instance that waits for it is returned. The row stays locked until the transaction ends, which is what
+-- keeps everybody else from running the activity meanwhile.
+create function {schema}.complete_activity_v1(p_token text, p_kind smallint, p_body text)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_ts constant timestamptz := clock_timestamp();
+    v_nonce constant text := split_part(p_token, '/', 1);
+    v_id constant text := split_part(p_token, '/', 2);
+    v_instance constant text := substr(p_token, length(v_nonce) + length(v_id) + 3);
+    v_session text;
+begin
+    if v_id !~ '^[0-9]{1,18}$' then
+        raise exception 'activity lease lost' using errcode = 'PD001',
+            detail = 'The token is not one of an activity lease.';
+    end if;
+    delete from {schema}.worker_queue as q
+     where q.instance_id = v_instance
+       and q.id = v_id::bigint
+       and q.lock_token = v_nonce
+       and q.locked_until > floor(extract(epoch from v_ts) * 1000)
+    returning q.session_id into v_session;
+    if not found then
+        raise exception 'activity lease lost' using errcode = 'PD001',
+            detail = 'The lease expired, or the activity was cancelled or has ended.';
+    end if;
+    insert into {schema}.orchestrator_queue (instance_id, kind, work_item, visible_at, created_at)
+    values (v_instance, p_kind, p_body, v_ts, v_ts);
+    if v_session is not null then
+        update {schema}.sessions as s
+           set last_activity_at = floor(extract(epoch from v_ts) * 1000)::bigint
+         where s.session_id = v_session;
+    end if;
+    return v_instance;
+end;
+$$;

@@ -1,0 +1,342 @@
+"""When to look again: hints from this process, from others, and from the clock.
+
+A hint may come for nothing and may be lost; looking again every few seconds is what work depends on.
+Between processes a waiter registers, looks once more, and then waits; whoever commits something for it
+looks for waiters after that. One of the two sees the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from duroxide.clock import Clock
+from duroxide.errors import ProviderError
+from duroxide.ids import InstanceId
+from duroxide_pg.arrays import Texts
+from duroxide_pg.connections import Connect, HotConnection, Pauses
+
+logger = logging.getLogger("duroxide_pg")
+
+SAFETY_S = 5.0
+"""How often an idle process looks without any hint, while it is told of changes."""
+SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 1.0
+"""How often it looks while it is not."""
+PATIENCE_S = 0.025
+"""How long a poll waits for this process before it tells others that it waits."""
+REGISTERED_MS = 3 * int(SAFETY_S * 1000)
+MANUAL_POLL_S = 0.01
+TURNS = "turns"
+
+
+class Hint:
+    """Something may have happened; everyone who looked before that looks again."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.early_returns = 0  # asked for: who waits now looks once more and then returns
+        self._waiting: set[asyncio.Event] = set()
+
+    @property
+    def is_awaited(self) -> bool:
+        return bool(self._waiting)
+
+    def give(self, *, return_early: bool = False) -> None:
+        self.count += 1
+        self.early_returns += return_early
+        for event in self._waiting:
+            event.set()
+
+    async def wait(self, seen: int, seconds: float) -> bool:
+        """Whether there has been a hint since the count was `seen`; waits at most so long for one."""
+        if self.count != seen:
+            return True
+        event = asyncio.Event()
+        self._waiting.add(event)
+        try:
+            return await _wait(event, seconds)
+        finally:
+            self._waiting.discard(event)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(max(seconds, 0)):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+class Wakeups:
+    """The hints of one process, and its part in telling others.
+
+    Args:
+        waiter: the process's name; also the payload of a notification that is meant for it alone.
+        channel: the schema's name. Other payloads on it name the queue that changed.
+        is_listening_allowed: false behind a pooler that gives each transaction another session.
+    """
+
+    def __init__(
+        self,
+        *,
+        waiter: str,
+        channel: str,
+        connect: Connect,
+        connection: HotConnection,
+        register: bytes,
+        wake: bytes,
+        idle: bytes,
+        is_listening_allowed: bool,
+    ) -> None:
+        self.turns = Hint()
+        self.activities = Hint()
+        self.is_listening = False
+        self._waiter = waiter
+        self._channel = channel
+        self._connect = connect
+        self._connection = connection
+        self._register, self._wake, self._idle = register, wake, idle
+        self._is_listening_allowed = is_listening_allowed
+        self._changes: dict[InstanceId, set[asyncio.Event]] = {}
+        self._registered: dict[str, float] = {}  # topic -> until when, loop time
+        self._to_wake_queues: set[str] = set()
+        self._to_wake_instances: set[InstanceId] = set()
+        self._waking: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        if self._is_listening_allowed and not self._tasks:
+            self._tasks = [
+                asyncio.create_task(self._listen(), name="duroxide_pg.listen"),
+                asyncio.create_task(self._look_when_idle(), name="duroxide_pg.idle"),
+            ]
+
+    async def close(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        if self._waking is not None:
+            tasks.append(self._waking)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.give_all()
+
+    def give_all(self) -> None:
+        self.turns.give()
+        self.activities.give()
+        for events in self._changes.values():
+            for event in events:
+                event.set()
+
+    # Waiting.
+
+    async def wait_for_work(
+        self, hint: Hint, topics: Sequence[str], seen: int, seconds: float
+    ) -> None:
+        """Wait until a poll that found nothing when the count was `seen` should look again."""
+        patience = min(seconds, PATIENCE_S) if self.is_listening else seconds
+        if await hint.wait(seen, patience) or not self.is_listening or seconds <= patience:
+            return
+        if await self._tell_that_we_wait(topics):
+            return  # look once more before waiting for long
+        await hint.wait(seen, min(seconds - patience, SAFETY_S))
+
+    async def wait_for_change(self, instance_ids: Sequence[InstanceId], seconds: float) -> None:
+        """Wait until one of the instances may have changed, for a short while if nobody tells."""
+        if not instance_ids:
+            await asyncio.sleep(seconds)
+            return
+        event = asyncio.Event()
+        for instance_id in instance_ids:
+            self._changes.setdefault(instance_id, set()).add(event)
+        try:
+            if not self.is_listening:
+                await _wait(event, min(seconds, SHORTEST_POLL_S))
+            elif await _wait(event, min(seconds, PATIENCE_S)) or seconds <= PATIENCE_S:
+                return
+            elif not await self._tell_that_we_wait([f"i:{i}" for i in instance_ids]):
+                await _wait(event, min(seconds - PATIENCE_S, SAFETY_S))
+        finally:
+            for instance_id in instance_ids:
+                events = self._changes[instance_id]
+                events.discard(event)
+                if not events:
+                    del self._changes[instance_id]
+
+    async def _tell_that_we_wait(self, topics: Sequence[str]) -> bool:
+        """Register for the topics; false if we were registered already."""
+        now = asyncio.get_running_loop().time()
+        missing = [topic for topic in topics if self._registered.get(topic, 0) < now]
+        if not missing:
+            return False
+        parameters = {"waiter": self._waiter, "topics": Texts(missing), "for_ms": REGISTERED_MS}
+        await self._connection.call("register", self._register, parameters)
+        until = asyncio.get_running_loop().time() + 2 * SAFETY_S
+        self._registered.update(dict.fromkeys(missing, until))
+        return True
+
+    # Telling.
+
+    def changed(self, instance_ids: Iterable[InstanceId]) -> None:
+        """These instances ended or have a new status, durably."""
+        for instance_id in instance_ids:
+            for event in self._changes.get(instance_id, ()):
+                event.set()
+            # Whoever waits next was not waiting just now, and must look once more before.
+            self._registered.pop(f"i:{instance_id}", None)
+            self._to_wake_instances.add(instance_id)
+
+    def wake_others(self, queue: str) -> None:
+        """There is work in a queue that this process can't start at once, durably."""
+        self._to_wake_queues.add(queue)
+
+    def send_wakes(self) -> None:
+        """Tell other processes, soon and in one call for all that has come together."""
+        if not self._is_listening_allowed:
+            self._to_wake_queues.clear()
+            self._to_wake_instances.clear()
+            return
+        pending = self._to_wake_queues or self._to_wake_instances
+        if pending and (self._waking is None or self._waking.done()):
+            self._waking = asyncio.create_task(self._wake_others(), name="duroxide_pg.wake")
+
+    async def _wake_others(self) -> None:
+        while self._to_wake_queues or self._to_wake_instances:
+            queues, self._to_wake_queues = self._to_wake_queues, set()
+            instances, self._to_wake_instances = self._to_wake_instances, set()
+            parameters = {
+                "waker": self._waiter,
+                "queues": Texts(sorted(queues)),
+                "instances": Texts(sorted(instances)),
+            }
+            try:
+                await self._connection.call("wake", self._wake, parameters)
+            except ProviderError as error:  # they look by themselves, only later
+                logger.debug("could not wake other processes: %s", error)
+
+    # Being told.
+
+    async def _listen(self) -> None:
+        pauses = Pauses()
+        while True:
+            connection: AsyncConnection[Any] | None = None
+            try:
+                connection = await self._connect("listen")
+                await connection.execute(sql.SQL("listen {}").format(sql.Identifier(self._channel)))
+                self.is_listening = True
+                self.give_all()  # what was said before we listened
+                pauses = Pauses()
+                async for notification in connection.notifies():
+                    self._told(notification.payload)
+            except (psycopg.Error, ProviderError, OSError) as error:
+                logger.debug("listening was interrupted: %s", error)
+            finally:
+                self.is_listening = False
+                self._registered.clear()
+                if connection is not None:
+                    with suppress(psycopg.Error):
+                        await connection.close()
+            self.give_all()
+            await pauses.next()
+
+    def _told(self, payload: str) -> None:
+        if payload == TURNS:
+            self.turns.give()
+        elif payload == "activities":
+            self.activities.give()
+        else:
+            name, _, topic = payload.partition("/")
+            if name == self._waiter:
+                self._told_alone(topic)
+
+    def _told_alone(self, topic: str) -> None:
+        self._registered.clear()  # the registration was used up
+        self.give_all()
+        if topic == TURNS and not self.turns.is_awaited:
+            self.wake_others(TURNS)  # we are busy; perhaps somebody else is not
+            self.send_wakes()
+
+    async def _look_when_idle(self) -> None:
+        """One call every few seconds stands for both queues and keeps us registered."""
+        while True:
+            await asyncio.sleep(SAFETY_S)
+            now = asyncio.get_running_loop().time()
+            topics = sorted(topic for topic, until in self._registered.items() if until > now)
+            if not (self.turns.is_awaited or self.activities.is_awaited):
+                continue
+            parameters = {"waiter": self._waiter, "topics": Texts(topics), "for_ms": REGISTERED_MS}
+            try:
+                ((turns, activities, _, _),) = await self._connection.call(
+                    "idle", self._idle, parameters
+                )
+            except ProviderError as error:
+                logger.debug("could not look for work: %s", error)
+                continue
+            self._registered.update(dict.fromkeys(topics, now + 2 * SAFETY_S))
+            if turns:
+                self.turns.give()
+            if activities:
+                self.activities.give()
+
+
+class Waiting:
+    """One poll that waits: how long still, and what for.
+
+    Args:
+        clock: judges how long instead of the event loop, for tests; nobody tells when it moves.
+    """
+
+    def __init__(
+        self,
+        wakeups: Wakeups,
+        hint: Hint,
+        topics: Sequence[str],
+        wait_ms: int,
+        clock: Clock | None,
+    ) -> None:
+        self._wakeups = wakeups
+        self._hint = hint
+        self._topics = topics
+        self._clock = clock
+        self._deadline_ms = self._now_ms() + wait_ms
+        self._early_returns = hint.early_returns
+        self._seen = hint.count
+        self._pause_s = SHORTEST_POLL_S
+
+    def look(self) -> None:
+        """The store is asked now: earlier hints are used up."""
+        self._seen = self._hint.count
+
+    async def go_on(self, now_ms: int, next_due_ms: int | None, *, is_blocked: bool) -> bool:
+        """After a look that found nothing: wait, and say whether to look again.
+
+        Args:
+            is_blocked: something is there, but somebody else has it leased.
+        """
+        left_s = (self._deadline_ms - self._now_ms()) / 1000
+        if left_s <= 0 or self._hint.early_returns != self._early_returns:
+            return False
+        if self._clock is not None:
+            await self._hint.wait(self._seen, MANUAL_POLL_S)
+            return True
+        wait_s = left_s
+        if next_due_ms is not None:
+            wait_s = min(wait_s, max(next_due_ms - now_ms, 0) / 1000)
+        if is_blocked or not self._wakeups.is_listening:
+            wait_s = min(wait_s, self._pause_s * random.uniform(0.8, 1.2))
+            self._pause_s = min(LONGEST_POLL_S, 2 * self._pause_s)
+        seen = self._seen
+        await self._wakeups.wait_for_work(self._hint, self._topics, seen, wait_s)
+        return self._hint.count != seen or wait_s < left_s or self._now_ms() < self._deadline_ms
+
+    def _now_ms(self) -> float:
+        if self._clock is not None:
+            return self._clock.now_ms()
+        return asyncio.get_running_loop().time() * 1000
