@@ -36,6 +36,24 @@ exception
 end
 $$;
 
+-- What is wrong with the types of a node's fields; null: nothing. JSON null counts as absent.
+-- Without settings of its own, so that it is inlined: every step of every graph passes through it.
+create function df._misshapen(
+    p_left text, p_right text, p_condition text, p_extra text, p_query text, p_name text
+)
+returns text
+language sql immutable parallel safe
+as $$
+    select case
+        when p_left not in ('object', 'null') or p_right not in ('object', 'null')
+            then 'Durofut children must be JSON objects'
+        when p_condition not in ('object', 'null') then 'condition_node must be a Durofut JSON object'
+        when p_extra not in ('array', 'null') then 'extra_nodes must be an array of Durofut JSON objects'
+        when p_query not in ('string', 'null') then 'query must be a string'
+        when p_name not in ('string', 'null') then 'result_name must be a string'
+    end
+$$;
+
 -- Tells node text from plain text.
 --   node_type null: plain text. problem null: `node` is the node in canonical form, its children
 --   untouched. Otherwise `problem` says what is wrong with it.
@@ -81,7 +99,15 @@ begin
         problem := 'unknown node_type';
         return;
     end if;
-    problem := coalesce(v_repeated, df._misshapen(v_left, v_right, v_condition, v_extra, v_query, v_name));
+    problem := coalesce(v_repeated, df._misshapen(
+        json_typeof(v_left), json_typeof(v_right), json_typeof(v_condition), json_typeof(v_extra),
+        json_typeof(v_query), json_typeof(v_name)
+    ));
+    if problem is null and json_typeof(v_extra) = 'array' and exists (
+        select from json_array_elements(v_extra) as e where json_typeof(e.value) <> 'object'
+    ) then
+        problem := 'extra_nodes entries must be Durofut JSON objects';
+    end if;
     if problem is null then
         node := '{"node_type":"' || node_type || '"'
             || case when json_typeof(v_left) = 'object' then ',"left_node":' || v_left::text else '' end
@@ -106,29 +132,6 @@ exception
 end
 $$;
 
--- What is wrong with the types of a node's fields; null: nothing. JSON null counts as absent.
-create function df._misshapen(
-    p_left json, p_right json, p_condition json, p_extra json, p_query json, p_name json
-)
-returns text
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select case
-        when json_typeof(p_left) not in ('object', 'null') or json_typeof(p_right) not in ('object', 'null')
-            then 'Durofut children must be JSON objects'
-        when json_typeof(p_condition) not in ('object', 'null')
-            then 'condition_node must be a Durofut JSON object'
-        when json_typeof(p_extra) not in ('array', 'null')
-            then 'extra_nodes must be an array of Durofut JSON objects'
-        when json_typeof(p_extra) = 'array' and exists (
-            select from json_array_elements(p_extra) as e where json_typeof(e.value) <> 'object'
-        ) then 'extra_nodes entries must be Durofut JSON objects'
-        when json_typeof(p_query) not in ('string', 'null') then 'query must be a string'
-        when json_typeof(p_name) not in ('string', 'null') then 'result_name must be a string'
-    end
-$$;
-
 -- Remembers, for the rest of this statement, that a function was called whose answer is no step.
 create function df._mark_helper(p_function text) returns void
 language plpgsql
@@ -140,29 +143,42 @@ end
 $$;
 
 create function df._statement_stamp() returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select (extract(epoch from statement_timestamp()) * 1000000)::bigint::text
+begin
+    return (
+        select (extract(epoch from statement_timestamp()) * 1000000)::bigint::text
+    );
+end
 $$;
 
 -- The function, called in this very statement, whose answer `p_text` probably is; else null. Only its
 -- possible answers are suspected, so that a helper call does no harm to real steps beside it.
 create function df._misused_helper(p_text text) returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select split_part(m.mark, E'\n', 1)
-    from (values (current_setting('df.non_future_helper', true))) as m (mark)
-    where p_text in ('OK', 'completed', 'failed', 'cancelled')
-        and split_part(m.mark, E'\n', 2) = df._statement_stamp()
+declare
+    v_mark text;
+begin
+    if p_text not in ('OK', 'completed', 'failed', 'cancelled') then
+        return null;
+    end if;
+    v_mark := current_setting('df.non_future_helper', true);
+    return case when split_part(v_mark, E'\n', 2) = df._statement_stamp() then split_part(v_mark, E'\n', 1) end;
+end
 $$;
 
 create function df._in_workflow() returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select coalesce(current_setting('df.in_workflow', true), '') = 'true'
+begin
+    return (
+        select coalesce(current_setting('df.in_workflow', true), '') = 'true'
+    );
+end
 $$;
 
 -- The step that an argument of a builder stands for: node text as it is, anything else as a SQL step.
@@ -200,7 +216,7 @@ comment on function df._unknown_node_type(text) is 'Error text';
 comment on function df._is_node_type(text) is 'Whether a node type exists';
 comment on function df._try_json(text) is 'json, or why it is none';
 comment on function df._parse_node(text) is 'Tells node text from plain text';
-comment on function df._misshapen(json, json, json, json, json, json) is 'Error text for a node with fields of a wrong type';
+comment on function df._misshapen(text, text, text, text, text, text) is 'Error text for a node with fields of a wrong type';
 comment on function df._mark_helper(text) is 'Notes that a function that is no step was called';
 comment on function df._statement_stamp() is 'Tells one statement of a session from the next';
 comment on function df._misused_helper(text) is 'The helper whose answer a step probably is';

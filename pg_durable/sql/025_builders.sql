@@ -1,10 +1,12 @@
 -- The functions that build workflows. Equal arguments give equal text, byte for byte.
 
 create function df.sql(query text) returns text
-language sql stable strict
+language plpgsql stable strict
 set search_path = pg_catalog, pg_temp
 as $$
-    select '{"node_type":"SQL","query":' || to_json(query)::text || '}'
+begin
+    return '{"node_type":"SQL","query":' || to_json(query)::text || '}';
+end
 $$;
 
 comment on function df.sql(text) is 'A step that runs this SQL text as it is';

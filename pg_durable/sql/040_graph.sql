@@ -7,29 +7,32 @@ create function df._walk(
     p_root jsonb, out sort integer[], out path text, out depth integer, out node jsonb
 )
 returns setof record
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    with recursive walk (sort, path, depth, node) as (
-        select array[]::integer[], 'root', 0, p_root
-        union all
-        select w.sort || c.slot, w.path || c.step, w.depth + 1, c.child
-        from walk as w
-        cross join lateral (
-            values
-                (1, '.left', w.node -> 'left_node'),
-                (2, '.right', w.node -> 'right_node'),
-                (3, '.condition_node', w.node -> 'condition_node')
+begin
+    return query
+        with recursive walk (sort, path, depth, node) as (
+            select array[]::integer[], 'root', 0, p_root
             union all
-            select 3 + e.n::integer, format('.extra_nodes[%s]', e.n - 1), e.entry
-            from jsonb_array_elements(
-                case jsonb_typeof(w.node -> 'extra_nodes') when 'array' then w.node -> 'extra_nodes' end
-            ) with ordinality as e (entry, n)
-        ) as c (slot, step, child)
-        -- One level below the limit is enough to see that it is passed.
-        where w.depth <= 256 and jsonb_typeof(c.child) is distinct from 'null' and c.child is not null
-    )
-    select w.sort, w.path, w.depth, w.node from walk as w
+            select w.sort || c.slot, w.path || c.step, w.depth + 1, c.child
+            from walk as w
+            cross join lateral (
+                values
+                    (1, '.left', w.node -> 'left_node'),
+                    (2, '.right', w.node -> 'right_node'),
+                    (3, '.condition_node', w.node -> 'condition_node')
+                union all
+                select 3 + e.n::integer, format('.extra_nodes[%s]', e.n - 1), e.entry
+                from jsonb_array_elements(
+                    case jsonb_typeof(w.node -> 'extra_nodes') when 'array' then w.node -> 'extra_nodes' end
+                ) with ordinality as e (entry, n)
+            ) as c (slot, step, child)
+            -- One level below the limit is enough to see that it is passed.
+            where w.depth <= 256 and jsonb_typeof(c.child) is distinct from 'null' and c.child is not null
+        )
+        select w.sort, w.path, w.depth, w.node from walk as w;
+end
 $$;
 
 comment on function df._walk(jsonb) is 'Every node of a tree with its place';
@@ -59,8 +62,9 @@ begin
         return df._unknown_node_type(v_type);
     end if;
     v_problem := df._misshapen(
-        (p_node -> 'left_node')::json, (p_node -> 'right_node')::json, (p_node -> 'condition_node')::json,
-        (p_node -> 'extra_nodes')::json, (p_node -> 'query')::json, (p_node -> 'result_name')::json
+        jsonb_typeof(p_node -> 'left_node'), jsonb_typeof(p_node -> 'right_node'),
+        jsonb_typeof(p_node -> 'condition_node'), jsonb_typeof(p_node -> 'extra_nodes'),
+        jsonb_typeof(p_node -> 'query'), jsonb_typeof(p_node -> 'result_name')
     );
     if v_problem is not null then
         return format('Malformed Durofut JSON with node_type ''%s'': %s', v_type, v_problem);
@@ -94,15 +98,20 @@ comment on function df._node_fault(jsonb, integer) is 'What is wrong with one no
 
 -- A configuration object as text with one more entry.
 create function df._with_entry(p_config text, p_entry text) returns text
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select '{' || coalesce(
-        (
-            select string_agg(to_json(e.key)::text || ':' || e.value::text, ',' order by e.n) || ','
-            from json_each(p_config::json) with ordinality as e (key, value, n)
-        ), ''
-    ) || p_entry || '}'
+begin
+    if p_config is null then
+        return '{' || p_entry || '}';
+    end if;
+    return (
+        select '{' || coalesce(
+            string_agg(to_json(e.key)::text || ':' || e.value::text, ',' order by e.n) || ',', ''
+        ) || p_entry || '}'
+        from json_each(p_config::json) with ordinality as e (key, value, n)
+    );
+end
 $$;
 
 comment on function df._with_entry(text, text) is 'A configuration object with one more entry';
@@ -122,7 +131,7 @@ declare
     v_root jsonb;
     v_start bigint := ('x' || right(gen_random_uuid()::text, 8))::bit(32)::bigint;
     v_fault text;
-    v_path text;
+    v_row record;
 begin
     begin
         v_root := p_node::jsonb;
@@ -130,61 +139,57 @@ begin
         when data_exception then
             raise exception 'Invalid durable function graph: root: %', sqlerrm using errcode = 'XX000';
     end;
-    -- The first fault in the order of the walk; too many children are their parent's fault.
-    select f.path, f.fault into v_path, v_fault
-    from (
-        select w.sort, w.path, df._node_fault(w.node, w.depth) as fault, 0 as rank
-        from df._walk(v_root) as w
-        union all
-        select
-            coalesce(c.sort[1:cardinality(c.sort) - 1], '{}'), c.path,
-            'Workflow exceeds maximum node count of 10000. Let one workflow start another for a part of the work.', 1
-        from (
-            select w.sort, w.path, row_number() over (order by w.sort) as n from df._walk(v_root) as w
-        ) as c
-        where c.n > 10000
-    ) as f
-    where f.fault is not null
-    order by f.sort, f.rank
-    limit 1;
-    if found then
-        raise exception 'Invalid durable function graph: %: %', v_path, v_fault using errcode = 'XX000';
-    end if;
-    return query
-        with numbered as (
-            select w.sort, w.node, row_number() over (order by w.sort) as n from df._walk(v_root) as w
-        ),
-        named as (
+    for v_row in
+        with numbered as materialized (
             select
-                d.sort, d.node, d.n,
+                w.sort, w.path, w.depth, w.node, row_number() over (order by w.sort) as n
+            from df._walk(v_root) as w
+        ),
+        named as materialized (
+            select
+                d.sort, d.path, d.depth, d.node, d.n, d.sort[cardinality(d.sort)] as slot,
                 lpad(to_hex((v_start + d.n * 2654435761) & 4294967295), 8, '0') as id
             from numbered as d
         ),
         families as (
             select
                 c.sort[1:cardinality(c.sort) - 1] as parent,
-                max(c.id) filter (where c.sort[cardinality(c.sort)] = 1) as left_node,
-                max(c.id) filter (where c.sort[cardinality(c.sort)] = 2) as right_node,
-                max(c.id) filter (where c.sort[cardinality(c.sort)] = 3) as condition_node,
-                string_agg('"' || c.id || '"', ',' order by c.n)
-                    filter (where c.sort[cardinality(c.sort)] > 3) as extra_nodes
+                max(c.id) filter (where c.slot = 1) as left_node,
+                max(c.id) filter (where c.slot = 2) as right_node,
+                max(c.id) filter (where c.slot = 3) as condition_node,
+                string_agg('"' || c.id || '"', ',' order by c.n) filter (where c.slot > 3) as extra_nodes
             from named as c
-            where c.sort <> '{}'
+            where c.slot is not null
             group by c.sort[1:cardinality(c.sort) - 1]
         )
         select
-            n.n, n.id, n.node ->> 'node_type',
-            case
-                when f.condition_node is not null
-                    then df._with_entry(n.node ->> 'query', '"condition_node":"' || f.condition_node || '"')
-                when f.extra_nodes is not null
-                    then df._with_entry(n.node ->> 'query', '"extra_nodes":[' || f.extra_nodes || ']')
-                else n.node ->> 'query'
-            end,
-            n.node ->> 'result_name', f.left_node, f.right_node
+            n.n, n.id, n.path, n.depth, n.node, f.left_node, f.right_node, f.condition_node, f.extra_nodes
         from named as n
         left join families as f on f.parent = n.sort
-        order by n.n;
+        order by n.n
+    loop
+        v_fault := case
+            when v_row.n > 10000
+                then 'Workflow exceeds maximum node count of 10000. Let one workflow start another for a part of the work.'
+            else df._node_fault(v_row.node, v_row.depth)
+        end;
+        if v_fault is not null then
+            raise exception 'Invalid durable function graph: %: %', v_row.path, v_fault using errcode = 'XX000';
+        end if;
+        ord := v_row.n;
+        id := v_row.id;
+        node_type := v_row.node ->> 'node_type';
+        query := v_row.node ->> 'query';
+        if v_row.condition_node is not null then
+            query := df._with_entry(query, '"condition_node":"' || v_row.condition_node || '"');
+        elsif v_row.extra_nodes is not null then
+            query := df._with_entry(query, '"extra_nodes":[' || v_row.extra_nodes || ']');
+        end if;
+        result_name := v_row.node ->> 'result_name';
+        left_node := v_row.left_node;
+        right_node := v_row.right_node;
+        return next;
+    end loop;
 end
 $$;
 

@@ -84,12 +84,16 @@ comment on function df._write_instance(text, text, text, jsonb, timestamptz, tex
 
 -- The caller's variables; those set in this transaction too.
 create function df._own_vars() returns jsonb
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select coalesce(jsonb_object_agg(v.name, v.value), '{}')
-    from df.vars as v
-    where v.owner = quote_ident(current_user)::regrole and v.value is not null
+begin
+    return (
+        select coalesce(jsonb_object_agg(v.name, v.value), '{}')
+        from df.vars as v
+        where v.owner = quote_ident(current_user)::regrole and v.value is not null
+    );
+end
 $$;
 
 comment on function df._own_vars() is 'The caller''s variables';
@@ -146,27 +150,31 @@ comment on function df._start_elsewhere(text, text, text) is 'df.start that comm
 
 -- The snapshot of a graph, as the worker reads it: nodes by id, in the order of their ids.
 create function df._graph_text(p_instance_id text) returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select '{"instance_id":' || to_json(i.id)::text || ',"root_node_id":' || to_json(i.root_node)::text
-        || ',"nodes":{' || (
-            select string_agg(
-                to_json(n.id)::text || ':{"id":' || to_json(n.id)::text
-                || ',"node_type":' || to_json(n.node_type)::text
-                || ',"query":' || coalesce(to_json(n.query)::text, 'null')
-                || ',"result_name":' || coalesce(to_json(n.result_name)::text, 'null')
-                || ',"left_node":' || coalesce(to_json(n.left_node)::text, 'null')
-                || ',"right_node":' || coalesce(to_json(n.right_node)::text, 'null')
-                || ',"submitted_by":' || to_json(pg_get_userbyid(n.submitted_by))::text
-                || ',"database":' || coalesce(to_json(n.database)::text, 'null') || '}',
-                ',' order by n.id collate "C"
-            )
-            from df.nodes as n
-            where n.instance_id = i.id
-        ) || '}}'
-    from df.instances as i
-    where i.id = p_instance_id
+begin
+    return (
+        select '{"instance_id":' || to_json(i.id)::text || ',"root_node_id":' || to_json(i.root_node)::text
+            || ',"nodes":{' || (
+                select string_agg(
+                    to_json(n.id)::text || ':{"id":' || to_json(n.id)::text
+                    || ',"node_type":' || to_json(n.node_type)::text
+                    || ',"query":' || coalesce(to_json(n.query)::text, 'null')
+                    || ',"result_name":' || coalesce(to_json(n.result_name)::text, 'null')
+                    || ',"left_node":' || coalesce(to_json(n.left_node)::text, 'null')
+                    || ',"right_node":' || coalesce(to_json(n.right_node)::text, 'null')
+                    || ',"submitted_by":' || to_json(pg_get_userbyid(n.submitted_by))::text
+                    || ',"database":' || coalesce(to_json(n.database)::text, 'null') || '}',
+                    ',' order by n.id collate "C"
+                )
+                from df.nodes as n
+                where n.instance_id = i.id
+            ) || '}}'
+        from df.instances as i
+        where i.id = p_instance_id
+    );
+end
 $$;
 
 comment on function df._graph_text(text) is 'A graph as one JSON text';

@@ -31,33 +31,37 @@ comment on function df._document(text) is 'JSON text as jsonb, other text as a J
 -- {"instance", "node", "status", "stamp", "result", "source", "error"}. A projection is a record, an
 -- array of them, or a JSON string that holds either.
 create function df._node_records(p_engine_ids text[], p_projections text[]) returns jsonb
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select jsonb_agg(jsonb_build_object(
-        'instance', l.instance, 'node', l.record -> 'node', 'status', l.record -> 'status',
-        'stamp', l.record -> 'stamp', 'result', l.record -> 'result', 'source', l.record -> 'result_from',
-        'error', l.record -> 'error'
-    ))
-    from (
-        select distinct on (split_part(t.engine_id, '::', 1), r.record ->> 'node')
-            split_part(t.engine_id, '::', 1) as instance, r.record
-        from unnest(p_engine_ids, p_projections) with ordinality as t (engine_id, projections, turn)
-        cross join lateral df._document(t.projections) as d (document)
-        cross join lateral jsonb_array_elements(
-            case jsonb_typeof(d.document) when 'array' then d.document else jsonb_build_array(d.document) end
-        ) with ordinality as e (entry, n)
-        cross join lateral (
-            select case jsonb_typeof(e.entry) when 'string' then df._document(e.entry #>> '{}') else e.entry end
-        ) as s (entry)
-        cross join lateral jsonb_array_elements(
-            case jsonb_typeof(s.entry) when 'array' then s.entry else jsonb_build_array(s.entry) end
-        ) with ordinality as r (record, m)
-        where t.projections is not null
-            and jsonb_typeof(r.record) = 'object'
-            and r.record ->> 'status' in ('running', 'completed', 'failed')
-        order by 1, r.record ->> 'node', t.turn desc, e.n desc, r.m desc
-    ) as l
+begin
+    return (
+        select jsonb_agg(jsonb_build_object(
+            'instance', l.instance, 'node', l.record -> 'node', 'status', l.record -> 'status',
+            'stamp', l.record -> 'stamp', 'result', l.record -> 'result', 'source', l.record -> 'result_from',
+            'error', l.record -> 'error'
+        ))
+        from (
+            select distinct on (split_part(t.engine_id, '::', 1), r.record ->> 'node')
+                split_part(t.engine_id, '::', 1) as instance, r.record
+            from unnest(p_engine_ids, p_projections) with ordinality as t (engine_id, projections, turn)
+            cross join lateral df._document(t.projections) as d (document)
+            cross join lateral jsonb_array_elements(
+                case jsonb_typeof(d.document) when 'array' then d.document else jsonb_build_array(d.document) end
+            ) with ordinality as e (entry, n)
+            cross join lateral (
+                select case jsonb_typeof(e.entry) when 'string' then df._document(e.entry #>> '{}') else e.entry end
+            ) as s (entry)
+            cross join lateral jsonb_array_elements(
+                case jsonb_typeof(s.entry) when 'array' then s.entry else jsonb_build_array(s.entry) end
+            ) with ordinality as r (record, m)
+            where t.projections is not null
+                and jsonb_typeof(r.record) = 'object'
+                and r.record ->> 'status' in ('running', 'completed', 'failed')
+            order by 1, r.record ->> 'node', t.turn desc, e.n desc, r.m desc
+        ) as l
+    );
+end
 $$;
 
 comment on function df._node_records(text[], text[]) is 'The records in the projections of turns';

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, given, settings
@@ -26,7 +27,7 @@ class Built:
     """A workflow twice: as SQL to evaluate, and as the node that it must give."""
 
     sql: str
-    node: dict[str, object]
+    node: Mapping[str, object]
 
 
 def compact(document: object) -> str:
@@ -153,7 +154,7 @@ ORDER = (
 )
 
 
-def _canonical(node: dict[str, object]) -> dict[str, object]:
+def _canonical(node: Mapping[str, object]) -> dict[str, object]:
     """The same node with its keys, and its children's, in canonical order."""
     return {key: _inner(node[key]) for key in ORDER if key in node}
 
