@@ -98,7 +98,7 @@ class AsyncClient:
 
     async def start(
         self,
-        orchestration: OrchestrationDef[Any, Any] | str,
+        orchestration: OrchestrationDef[..., Any] | str,
         *args: Any,
         instance_id: InstanceId | None = None,
         version: str | None = None,
@@ -207,7 +207,7 @@ class AsyncClient:
     async def result(
         self,
         instance_id: InstanceId,
-        orchestration: OrchestrationDef[Any, R] | None = None,
+        orchestration: OrchestrationDef[..., R] | None = None,
         timeout: timedelta | None = DEFAULT_TIMEOUT,
     ) -> Any:
         """Wait for the end and return the output, decoded as the definition says.

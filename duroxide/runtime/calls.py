@@ -19,7 +19,7 @@ TRACEBACK_CHARACTERS = 16_384
 
 
 async def call_activity(
-    definition: ActivityDef[Any, Any], context: ActivityContext, text: str, threads: Executor
+    definition: ActivityDef[..., Any], context: ActivityContext, text: str, threads: Executor
 ) -> Any:
     """Decode the input and call the function: on this loop, in a thread, or on its own executor.
 
@@ -47,7 +47,7 @@ async def _without_exit(awaitable: Any) -> Any:
         raise RuntimeError(f"the activity called sys.exit({error.code!r})") from error
 
 
-def result_text(definition: ActivityDef[Any, Any], value: Any, limits: Limits) -> str:
+def result_text(definition: ActivityDef[..., Any], value: Any, limits: Limits) -> str:
     """The result as it will be recorded.
 
     Raises:
@@ -61,7 +61,7 @@ def result_text(definition: ActivityDef[Any, Any], value: Any, limits: Limits) -
     return text
 
 
-def failure_of_activity(definition: ActivityDef[Any, Any], error: BaseException) -> Failure:
+def failure_of_activity(definition: ActivityDef[..., Any], error: BaseException) -> Failure:
     """What is recorded for an activity that raised."""
     name = type(error).__name__
     retryable = error.retryable if isinstance(error, TaskError) else not _is_refusal(error)

@@ -34,7 +34,7 @@ class StatusWatcher:
         self._provider = provider
         self._waiters: dict[InstanceId, set[_Waiter]] = {}
         self._unread: set[InstanceId] = set()  # somebody new waits for these
-        self._joined = asyncio.Event()
+        self._joined = asyncio.Event()  # or the last one has left
         self._task: asyncio.Task[None] | None = None
 
     async def until(self, instance_id: InstanceId, is_reached: Test) -> InstanceStatus:
@@ -61,8 +61,8 @@ class StatusWatcher:
         if not waiters:
             self._waiters.pop(waiter.instance_id, None)
             self._unread.discard(waiter.instance_id)
-        if not self._waiters and self._task is not None:
-            self._task.cancel()
+        if not self._waiters:
+            self._joined.set()  # the task ends by itself
 
     async def close(self) -> None:
         """Stop; whoever still waits is cancelled."""

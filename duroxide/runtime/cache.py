@@ -1,0 +1,75 @@
+"""Live executions, kept between turns so that a hot turn costs only its new messages."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from duroxide.engine.run import Run
+from duroxide.ids import ExecutionId, InstanceId
+from duroxide.providers.base import Cursor, LeasedTurn
+from duroxide.registry import OrchestrationDef
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Live:
+    """An execution in memory, exactly as far as the store has recorded it."""
+
+    instance_id: InstanceId
+    execution_id: ExecutionId
+    definition: OrchestrationDef[..., Any]
+    run: Run
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.execution_id, self.run.next_event_id - 1)
+
+
+class LiveCache:
+    """Least recently used first out.
+
+    An execution leaves the cache while a turn runs on it, and comes back only when that turn is known
+    to be durable: memory is never ahead of the store between turns.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._live: OrderedDict[InstanceId, Live] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def cursors(self) -> Mapping[InstanceId, Cursor]:
+        return {instance_id: live.cursor for instance_id, live in self._live.items()}
+
+    def take(self, leased: LeasedTurn) -> Live | None:
+        """The execution as the store has it, if it is here; one that has fallen behind is dropped."""
+        live = self._live.pop(leased.instance_id, None)
+        if live is None:
+            return None
+        is_current = live.cursor == Cursor(leased.execution_id, leased.next_event_id - 1)
+        if not is_current:
+            live.run.park()
+            return None
+        return live
+
+    def keep(self, live: Live) -> None:
+        if self._size == 0:
+            live.run.park()
+            return
+        self._live[live.instance_id] = live
+        if len(self._live) > self._size:
+            _, oldest = self._live.popitem(last=False)
+            oldest.run.park()
+
+    def forget(self, instance_id: InstanceId) -> None:
+        live = self._live.pop(instance_id, None)
+        if live is not None:
+            live.run.park()
+
+    def clear(self) -> None:
+        for live in self._live.values():
+            live.run.park()
+        self._live.clear()

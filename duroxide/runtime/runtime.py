@@ -1,0 +1,219 @@
+"""AsyncRuntime: the dispatchers, the flusher and the lease keeper as one service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import uuid
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from duroxide.errors import ProviderError
+from duroxide.ids import ActivityToken, TurnToken
+from duroxide.providers.base import CommitItem, CommitTurn, EagerDispatch, Provider
+from duroxide.registry import Registry
+from duroxide.runtime.activities import ActivityDispatcher
+from duroxide.runtime.flusher import Flusher
+from duroxide.runtime.guard import Guard
+from duroxide.runtime.leases import LeaseKeeper, Leases
+from duroxide.runtime.options import RuntimeOptions
+from duroxide.runtime.orchestrations import OrchestrationDispatcher
+from duroxide.runtime.storeclock import StoreClock
+from duroxide.runtime.telemetry import LoggingObserver, Observers
+
+logger = logging.getLogger("duroxide.runtime")
+
+POLL_END_S = 0.25  # for a waiting poll to return once it was woken
+HAND_BACK_S = 2.0  # for the store to take back what could not be finished
+
+
+class AsyncRuntime:
+    """Runs the orchestrations and activities of a registry on a store.
+
+    It belongs to the event loop that starts it. Several runtimes, in this process or in others, may
+    work on one store.
+
+        async with AsyncRuntime(provider, registry):
+            ...
+
+    Args:
+        provider: started by `start`; whoever made it closes it.
+        new_seed: for the randomness that orchestration code may use; hexadecimal.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        registry: Registry,
+        options: RuntimeOptions | None = None,
+        *,
+        new_seed: Callable[[], str] = lambda: secrets.token_hex(16),
+    ) -> None:
+        self.options = options or RuntimeOptions()
+        self.provider = provider
+        self.registry = registry
+        self.worker_id = self.options.worker_node_id or str(uuid.uuid4())
+        self._new_seed = new_seed
+        self._is_running = False
+
+    # Life.
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self.drain()
+        await self.stop()
+
+    async def start(self) -> None:
+        """Begin to work.
+
+        Raises:
+            RuntimeError: it runs already.
+            ProviderError: the store can't be used.
+        """
+        if self._is_running:
+            raise RuntimeError("the runtime is running already")
+        await self.provider.start()
+        self._is_running = True
+        options, clock = self.options, StoreClock()
+        observer = Observers(LoggingObserver(), options.observer)
+        self._threads = ThreadPoolExecutor(
+            options.worker_threads or options.activity_slots, thread_name_prefix="activity"
+        )
+        turns = Leases[TurnToken](lease_ms=options.turn_lease_ms, buffer_ms=options.turn_buffer_ms)
+        activities = Leases[ActivityToken](
+            lease_ms=options.activity_lease_ms, buffer_ms=options.activity_buffer_ms
+        )
+        self._flusher = Flusher(self.provider, observer=observer, offer=self._offer)
+        self._keeper = LeaseKeeper(
+            self.provider, clock, turns=turns, activities=activities, observer=observer
+        )
+        self._activities = ActivityDispatcher(
+            self.provider,
+            self.registry,
+            options,
+            worker_id=self.worker_id,
+            flusher=self._flusher,
+            leases=activities,
+            clock=clock,
+            threads=self._threads,
+            observer=observer,
+        )
+        self._orchestrations = OrchestrationDispatcher(
+            self.provider,
+            self.registry,
+            options,
+            worker_id=self.worker_id,
+            flusher=self._flusher,
+            leases=turns,
+            clock=clock,
+            observer=observer,
+            accept=self._activities.accept,
+            committed=self._committed,
+            new_seed=self._new_seed,
+            guard=Guard(),
+        )
+        self._service = [
+            self._spawn(self._flusher.run(), "flusher"),
+            self._spawn(self._keeper.run(), "lease keeper"),
+        ]
+        self._polls = [
+            self._spawn(self._orchestrations.poller.run(), "poll turns"),
+            self._spawn(self._activities.poller.run(), "poll activities"),
+        ]
+        logger.info(
+            "runtime %s started on %s",
+            self.worker_id,
+            self.provider.name,
+            extra={"worker_id": self.worker_id},
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=f"duroxide: {name}")
+        task.add_done_callback(_report)
+        return task
+
+    def _offer(self) -> EagerDispatch | None:
+        if not self.provider.capabilities.eager_dispatch:
+            return None
+        return self._activities.offer()
+
+    def _committed(self, turn: CommitTurn) -> None:
+        """This process has just made work; a store that can't wait is polled at once."""
+        if turn.messages:
+            self._orchestrations.poller.nudge()
+        if turn.activities:
+            self._activities.poller.nudge()
+
+    async def drain(self, timeout: timedelta | None = None) -> bool:
+        """Take nothing new, finish what is under way; false if that took longer than the timeout.
+
+        Leases are renewed meanwhile. What is left after the timeout is for `stop`. Returns as soon
+        as nothing is under way.
+        """
+        if not self._is_running:
+            return True
+        limit_s = (
+            self.options.drain_timeout_ms / 1000 if timeout is None else timeout.total_seconds()
+        )
+        await self._end_polls()
+        try:
+            async with asyncio.timeout(limit_s):
+                await asyncio.gather(self._orchestrations.drain(), self._activities.drain())
+        except TimeoutError:
+            return False
+        return True
+
+    async def _end_polls(self) -> None:
+        """A poll that waits is woken rather than cancelled: it may have leased something."""
+        self._orchestrations.poller.stop()
+        self._activities.poller.stop()
+        self.provider.wake(turns=True, activities=True)
+        if not all(task.done() for task in self._polls):
+            await asyncio.wait(self._polls, timeout=POLL_END_S)
+        await _cancel(self._polls)
+
+    async def stop(self) -> None:
+        """End at once: what is under way is cancelled and given back for others to do."""
+        if not self._is_running:
+            return
+        self._is_running = False
+        await self._end_polls()
+        back = await self._orchestrations.stop() + await self._activities.stop()
+        if back:
+            await self._hand_back(back)
+        await _cancel(self._service)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        logger.info("runtime %s stopped", self.worker_id, extra={"worker_id": self.worker_id})
+
+    async def _hand_back(self, items: list[CommitItem]) -> None:
+        """Best effort: a lease that can't be given back runs out by itself."""
+        try:
+            async with asyncio.timeout(HAND_BACK_S):
+                await self.provider.commit(items)
+        except (ProviderError, TimeoutError) as error:
+            logger.warning("%s leases were not given back: %s", len(items), error)
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical("%s died", task.get_name(), exc_info=task.exception())
