@@ -84,8 +84,8 @@ class Sleep:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitSchedule:
     expression: str  # template; a cron expression
-    timezone: str = "UTC"  # IANA name
-    dialect: str | None = None  # None: what the worker is configured for
+    timezone: str | None = None  # IANA name; None: what the instance was started with
+    dialect: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

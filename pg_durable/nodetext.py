@@ -110,7 +110,7 @@ def _waiting_or_http(node_type: str, fields: _Fields) -> Kind:
         case "WAIT_SCHEDULE":
             return WaitSchedule(
                 expression=config.text("cron_expr"),
-                timezone=config.optional_text("timezone") or "UTC",
+                timezone=config.optional_text("timezone"),
                 dialect=config.optional_text("dialect"),
             )
         case "SIGNAL":

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pg_durable.quoting import quote_identifier, quote_literal
-from pg_durable.results import JsonValue, Number, columns_of, encode, parse, rows_of
+from pg_durable.results import (
+    JsonValue,
+    Number,
+    columns_of,
+    encode,
+    json_value,
+    parse,
+    rows_of,
+)
 from pg_durable.steps.literals import ArrayItem, array_literal
 
 MAX_EXPANDED_ROWS = 10_000
@@ -188,6 +196,19 @@ def as_text(value: Value) -> str:
             return text
         case Scalar(value=other):
             return encode(other)
+
+
+def as_json(value: Value) -> str:
+    """The value as a JSON document."""
+    match value:
+        case Null():
+            return "null"
+        case Document(text=text):
+            return json_value(text)
+        case RowSet(rows=rows):
+            return encode(rows)
+        case Scalar(value=inner):
+            return encode(inner)
 
 
 def as_literal(value: Value) -> str:

@@ -66,6 +66,14 @@ def json_string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def json_value(text: str) -> str:
+    """Text as a JSON document: as it is if it is one, else as a string."""
+    try:
+        return encode(parse(text))
+    except ValueError:
+        return json_string(text)
+
+
 def rows_of(value: JsonValue) -> list[JsonValue] | None:
     """The rows, if the document is a row set: an object with an array under `rows`."""
     if isinstance(value, dict):

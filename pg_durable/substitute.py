@@ -17,12 +17,13 @@ from pg_durable.references import (
     Reference,
     SubstitutionError,
     as_array,
+    as_json,
     as_literal,
     as_text,
     finder,
     resolve,
 )
-from pg_durable.results import json_string
+from pg_durable.results import json_string, json_value
 
 MAX_QUERY_BYTES = 8 * 1024 * 1024
 
@@ -67,6 +68,19 @@ def substitute_raw(template: str, bindings: Bindings, *, max_bytes: int = MAX_QU
 
         text = find.sub(insert, text)
     return _checked_size(text, max_bytes)
+
+
+def substitute_json(template: str, bindings: Bindings) -> str:
+    """A value as JSON text: of the one reference that the template is, else of its text.
+
+    Text that is JSON is that value, other text a string.
+    """
+    text = insert_variables(template, bindings.variables)
+    if bindings.results:
+        match = finder(bindings.results).fullmatch(text.strip())
+        if match is not None:
+            return as_json(resolve(Reference.of(match), bindings.results))
+    return json_value(substitute_raw(template, bindings))
 
 
 def insert_variables(template: str, variables: Mapping[str, str]) -> str:

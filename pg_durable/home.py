@@ -1,0 +1,77 @@
+"""The worker's own business in the home database: snapshots, heartbeats, questions about sessions."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import AsyncConnectionPool
+
+from pg_durable.statements import load
+
+APPLICATION_NAME = "pg_durable:worker:management"
+
+_SQL = load("worker.sql")
+
+
+class Home:
+    """A small pool of connections as the worker's role, apart from the engine's and from the steps'.
+
+    Args:
+        dsn: the home database.
+        connections: at most this many.
+    """
+
+    def __init__(self, dsn: str, *, connections: int = 4, connect_timeout_s: float = 30.0) -> None:
+        conninfo = make_conninfo(dsn, application_name=APPLICATION_NAME)
+        self._pool: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]] = AsyncConnectionPool(
+            conninfo,
+            min_size=1,
+            max_size=connections,
+            kwargs={"autocommit": True},
+            open=False,
+            timeout=connect_timeout_s,
+            name=APPLICATION_NAME,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._pool.open(wait=True)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._pool.close()
+
+    async def load_snapshot(self, instance_id: str, graph_ref: str) -> str | None:
+        row = await self._row("load_snapshot", instance_id=instance_id, hash=graph_ref)
+        return None if row is None else str(row[0])
+
+    async def read_install(self) -> tuple[str, str] | None:
+        """The id of the installation, and what the worker's role is called."""
+        row = await self._row("read_install")
+        return None if row is None else (str(row[0]), str(row[1]))
+
+    async def heartbeat(self, **worker: Any) -> None:
+        await self._execute("heartbeat", worker)
+
+    async def sign_off(self, worker_id: str) -> None:
+        await self._execute("sign_off", {"worker_id": worker_id})
+
+    async def backend_exists(self, pid: int) -> bool:
+        row = await self._row("backend_exists", pid=pid)
+        return row is not None and bool(row[0])
+
+    async def _row(self, statement: str, **parameters: Any) -> tuple[Any, ...] | None:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(_SQL[statement], parameters)
+            return await cursor.fetchone()
+
+    async def _execute(self, statement: str, parameters: dict[str, Any]) -> None:
+        async with self._pool.connection() as connection:
+            await connection.execute(_SQL[statement], parameters)

@@ -1,0 +1,91 @@
+"""Nodes without children: what they ask the engine for, and what their result says."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Generator, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from pg_durable.graph import Node, NodeId, Sql, WaitSchedule
+from pg_durable.outcomes import BreakLoop, NodeFailed, Result
+from pg_durable.results import Number, parse
+from pg_durable.schedule import next_time
+from pg_durable.scope import canonical
+from pg_durable.substitute import substitute_json, substitute_raw, substitute_sql
+
+if TYPE_CHECKING:
+    from pg_durable.walk import Walk
+
+EXECUTE_SQL = "pg_durable::activity::execute-sql"
+MAX_SLEEP_SECONDS = 100 * 366 * 24 * 3600
+
+Visit: TypeAlias = Generator[NodeId | Awaitable[Any], Any, Result]
+"""Yields a child's id, or what to wait for; gets the result; returns that of the node."""
+
+
+def sql(walk: Walk, node: Node, kind: Sql) -> Visit:
+    request = {
+        "node_id": node.id,
+        "query": substitute_sql(kind.query, walk.bindings()),
+        "submitted_by": node.submitted_by,
+        "database": node.database,
+        "stamp": walk.scope.stamp,
+    }
+    text = yield walk.ctx.call(EXECUTE_SQL, raw_input=canonical(request))
+    return Result(text, node.id)  # the step stored it together with its effect
+
+
+def sleep(walk: Walk, seconds: str) -> Visit:
+    number = whole_seconds(substitute_raw(seconds, walk.bindings()), "sleep duration")
+    yield walk.ctx.sleep(timedelta(seconds=number))
+    return Result(f'{{"slept": true, "seconds": {number}}}')
+
+
+def wait_schedule(walk: Walk, kind: WaitSchedule) -> Visit:
+    """The next match after the recorded clock, computed now and not when the workflow started."""
+    limits = walk.told.limits
+    due = next_time(
+        substitute_raw(kind.expression, walk.bindings()),
+        walk.ctx.now(),
+        timezone=kind.timezone or limits.workflow_timezone,
+        dialect=kind.dialect or limits.cron_dialect,
+    )
+    yield walk.ctx.sleep_until(due)
+    return Result('{"scheduled": true}')
+
+
+def break_loop(walk: Walk, value: str | None) -> NoReturn:
+    """Ends the nearest loop; nothing of the visit is left to do."""
+    raise BreakLoop("null" if value is None else substitute_json(value, walk.bindings()))
+
+
+def has_rows(results: Mapping[str, str], name: str | None) -> bool:
+    """Whether a named SQL result has rows; nothing is run for it."""
+    if not name:
+        raise NodeFailed("df.if_rows: missing result_name")
+    if name not in results:
+        raise NodeFailed(f"df.if_rows: result '{name}' not found")
+    try:
+        document = parse(results[name])
+    except ValueError as error:
+        raise NodeFailed(f"df.if_rows: invalid result JSON: {error}") from error
+    match document:
+        case {"row_count": Number(text=text)}:
+            return float(text) > 0
+        case _:
+            raise NodeFailed(f"df.if_rows: result '{name}' is not a SQL result (missing row_count)")
+
+
+def whole_seconds(text: str, what: str) -> int:
+    """Read a duration.
+
+    Raises:
+        NodeFailed: it is not a whole number of seconds, or more than 100 years.
+    """
+    stripped = text.strip()
+    if not (stripped.isascii() and stripped.isdecimal()):
+        raise NodeFailed(f"Invalid {what}: {text}")
+    number = int(stripped)
+    if number > MAX_SLEEP_SECONDS:
+        raise NodeFailed(f"Invalid {what}: {text} (more than 100 years)")
+    return number

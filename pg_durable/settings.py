@@ -1,0 +1,110 @@
+"""What a worker can be told: arguments first, then the environment, then the defaults.
+
+Every field is also an environment variable: `activity_lease` is PG_DURABLE_ACTIVITY_LEASE. Durations
+are in seconds. The table in docs/reference/worker.md is made from this class.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Self
+
+from duroxide.errors import DuroxideError
+
+PREFIX = "PG_DURABLE_"
+
+
+class SettingError(DuroxideError, ValueError):
+    """A setting has a value that can't be meant; the message names both."""
+
+
+def _number(kind: type, default: float, lowest: float, highest: float, meaning: str) -> Any:
+    metadata = {"kind": kind, "lowest": lowest, "highest": highest, "meaning": meaning}
+    return field(default=default, metadata=metadata)
+
+
+def _count(default: int, lowest: int, highest: int, meaning: str) -> Any:
+    return _number(int, default, lowest, highest, meaning)
+
+
+def _seconds(default: float, lowest: float, highest: float, meaning: str) -> Any:
+    return _number(float, default, lowest, highest, meaning)
+
+
+def _word(default: str, meaning: str) -> Any:
+    return field(default=default, metadata={"kind": str, "meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How one worker behaves. All fields are optional."""
+
+    turn_concurrency: int = _count(64, 1, 10_000, "turns at once")
+    sql_concurrency: int = _count(16, 1, 10_000, "SQL steps at once, each with a connection")
+    turn_lease: float = _seconds(10.0, 0.1, 3600.0, "for how long a worker takes an instance")
+    activity_lease: float = _seconds(
+        30.0, 0.1, 3600.0, "for how long a worker takes a step; the longest that a crash delays it"
+    )
+    poll_interval: float = _seconds(
+        5.0, 0.01, 3600.0, "how often to look for work that no notification told about"
+    )
+    heartbeat_interval: float = _seconds(5.0, 0.1, 3600.0, "how often to show in df._workers")
+    max_attempts: int = _count(10, 1, 10_000, "deliveries before something is given up as poison")
+    shutdown_grace: float = _seconds(10.0, 0.0, 3600.0, "for steps to end when asked to stop")
+    connect_timeout: float = _seconds(30.0, 2.0, 3600.0, "for opening a step's connection")
+    sql_timeout: float = _seconds(0.0, 0.0, 86_400.0, "statement_timeout of a step; 0: the role's")
+    max_result_rows: int = _count(100_000, 1, 100_000_000, "rows that a step may return")
+    max_result_bytes: int = _count(
+        16 * 1024 * 1024, 1024, 512 * 1024 * 1024, "bytes of a step's result document"
+    )
+    workflow_timezone: str = _word("UTC", "TimeZone of a step's session")
+    engine_schema: str = _word("duroxide", "the schema of the engine's tables")
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            _check(setting, getattr(self, setting.name))
+
+    @classmethod
+    def load(
+        cls, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+    ) -> Self:
+        """Combine arguments and environment.
+
+        Args:
+            overrides: values by field name; None leaves a field to the environment.
+
+        Raises:
+            SettingError: an unknown name, or a value of the wrong kind or out of range.
+        """
+        environ = os.environ if environ is None else environ
+        values = {name: value for name, value in (overrides or {}).items() if value is not None}
+        known = {setting.name: setting for setting in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise SettingError(f"there is no setting {name!r}; there are {', '.join(known)}")
+        for name, setting in known.items():
+            text = environ.get(PREFIX + name.upper())
+            if name not in values and text:
+                values[name] = _read(setting, text)
+        return cls(**values)
+
+
+def _read(setting: Field[Any], text: str) -> Any:
+    kind: Callable[[str], Any] = setting.metadata["kind"]
+    try:
+        return kind(text)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise SettingError(
+            f"{PREFIX}{setting.name.upper()} must be {expected}, not {text!r}"
+        ) from None
+
+
+def _check(setting: Field[Any], value: Any) -> None:
+    lowest, highest = setting.metadata.get("lowest"), setting.metadata.get("highest")
+    if lowest is not None and not lowest <= value <= highest:
+        raise SettingError(f"{setting.name} must be between {lowest} and {highest}, not {value}")
+    if setting.metadata["kind"] is str and not value:
+        raise SettingError(f"{setting.name} must not be empty")

@@ -1,0 +1,67 @@
+"""SQL steps as an activity of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+from duroxide.activity import ALREADY_FINISHED, ActivityContext, AlreadyFinished, LeaseLost
+from duroxide.errors import ActivityError
+from duroxide.registry import ActivityDef, define_activity
+from pg_durable.leaves import EXECUTE_SQL
+from pg_durable.steps.failures import StepFailed
+from pg_durable.steps.sql import LeaseGone, SqlStep, SqlSteps
+
+
+def sql_activity(steps: SqlSteps, *, concurrency: int) -> ActivityDef[Any, Any]:
+    """The activity `execute-sql`; its input is what `walk` writes."""
+
+    async def execute_sql(ctx: ActivityContext, request_text: str) -> AlreadyFinished:
+        request = json.loads(request_text)
+        step = SqlStep(
+            instance_id=ctx.instance_id,
+            execution_id=ctx.execution_id,
+            activity_id=ctx.activity_id,
+            token=ctx.token,
+            node_id=request["node_id"],
+            query=request["query"],
+            submitted_by=request["submitted_by"],
+            database=request["database"],
+            stamp=request["stamp"],
+        )
+        try:
+            await while_wanted(ctx, steps.run(step))
+        except LeaseGone as gone:
+            raise LeaseLost(str(gone)) from gone
+        except StepFailed as failure:
+            data = failure.data(node_id=step.node_id, query=step.query)
+            raise ActivityError(
+                failure.message, error_type="StepFailed", data=data, retryable=False
+            ) from failure
+        return ALREADY_FINISHED
+
+    return define_activity(
+        execute_sql, name=EXECUTE_SQL, takes_context=True, raw=True, max_concurrency=concurrency
+    )
+
+
+async def while_wanted(ctx: ActivityContext, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, and interrupt it as soon as nobody waits for it any more.
+
+    Raises:
+        LeaseLost: it was interrupted.
+    """
+    step = asyncio.ensure_future(work)
+    cancelled = asyncio.ensure_future(ctx.cancelled())
+    try:
+        await asyncio.wait((step, cancelled), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        cancelled.cancel()
+        if not step.done():
+            step.cancel()
+            await asyncio.wait((step,))
+    if step.cancelled():
+        raise LeaseLost(f"activity {ctx.activity_id} of {ctx.instance_id} is not wanted any more")
+    step.result()

@@ -1,0 +1,238 @@
+"""The worker: provider, orchestrations and steps as one service.
+
+async with Worker(dsn):
+    ...                                     # workflows run as long as this block
+
+asyncio.run(Worker(dsn).run_until_signalled())
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import uuid
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from duroxide.ids import ActivityToken
+from duroxide.limits import Limits
+from duroxide.providers.base import Provider
+from duroxide.registry import Registry
+from duroxide.runtime.options import RuntimeOptions
+from duroxide.runtime.runtime import AsyncRuntime
+from duroxide_pg.errors import SchemaMissing
+from duroxide_pg.provider import PostgresProvider
+from pg_durable import install
+from pg_durable.compile import orchestrations
+from pg_durable.heartbeat import Heartbeat
+from pg_durable.home import Home
+from pg_durable.identity import Credentials, Login
+from pg_durable.settings import Settings
+from pg_durable.snapshots import Snapshots
+from pg_durable.steps.activity import sql_activity
+from pg_durable.steps.connections import StepConnections
+from pg_durable.steps.rows import ResultLimits
+from pg_durable.steps.sql import SqlSteps, StepOptions
+
+logger = logging.getLogger(__name__)
+
+COMMIT_HOOK = "df._project_v1"
+SCHEMA_POLL_S = 5.0
+# A record holds a result twice over: as a document and as text inside a message.
+_HISTORY_BYTES = 1024 * 1024 * 1024
+
+
+class Worker:
+    """Runs the workflows of one database. Any number of workers may run at once.
+
+    Args:
+        dsn: the database, as the owner of the schemas df and duroxide; not a superuser.
+        settings: None takes them from the environment.
+        credentials: how to log in as submitters other than the worker's own role; None leaves that to
+            the server's pg_hba.conf and libpq's password file.
+        wait_for_schema: wait until somebody installs the schemas rather than refuse to start.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        settings: Settings | None = None,
+        *,
+        credentials: Credentials | None = None,
+        wait_for_schema: bool = False,
+    ) -> None:
+        self.settings = settings or Settings.load()
+        self.worker_id = str(uuid.uuid4())
+        self._dsn = dsn
+        self._credentials = credentials
+        self._wait_for_schema = wait_for_schema
+        self._stack: AsyncExitStack | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Check the database and begin to work; returns once it does.
+
+        Raises:
+            SetupError: the database can't be worked for; with the remedy.
+            RuntimeError: it is running already.
+        """
+        if self._stack is not None:
+            raise RuntimeError("this worker is running already")
+        await self._require_schema()
+        async with AsyncExitStack() as stack:
+            await self._start_in(stack)
+            self._stack = stack.pop_all()
+        logger.info("worker %s started", self.worker_id)
+
+    async def stop(self) -> None:
+        """End in order: take nothing new, let steps end for `shutdown_grace`, give back the rest."""
+        if self._stack is not None:
+            stack, self._stack = self._stack, None
+            await stack.aclose()
+            logger.info("worker %s stopped", self.worker_id)
+
+    async def run_until_signalled(self) -> None:
+        """Work until SIGTERM or SIGINT, then stop in order; a second one ends the process at once."""
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+
+        def ask(number: signal.Signals) -> None:
+            logger.info("%s: stopping", number.name)
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+            asked.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ask, number)
+        working = asyncio.ensure_future(self.start())
+        asking = asyncio.ensure_future(asked.wait())
+        await asyncio.wait((working, asking), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            await asking
+        else:
+            working.cancel()
+            await asyncio.wait((working,))
+        await self.stop()
+
+    async def _require_schema(self) -> None:
+        while True:
+            try:
+                return await asyncio.to_thread(install.require, self._dsn)
+            except SchemaMissing as missing:
+                if not self._wait_for_schema:
+                    raise
+                logger.warning("waiting: %s", missing)
+            await _notified(self._dsn, "df_install", SCHEMA_POLL_S)
+
+    async def _start_in(self, stack: AsyncExitStack) -> None:
+        settings = self.settings
+        home = await stack.enter_async_context(
+            Home(self._dsn, connect_timeout_s=settings.connect_timeout)
+        )
+        install_row = await home.read_install()
+        assert install_row is not None, "checked by _require_schema"
+        provider = PostgresProvider(
+            self._dsn, schema=settings.engine_schema, commit_hook=COMMIT_HOOK
+        )
+        stack.push_async_callback(provider.close)
+        login = Login(
+            self._dsn,
+            worker_role=install_row[1],
+            credentials=self._credentials,
+            connect_timeout_s=settings.connect_timeout,
+            timezone=settings.workflow_timezone,
+        )
+        connections = StepConnections(login.connect)
+        stack.push_async_callback(connections.close)
+        steps = SqlSteps(
+            connections,
+            _Referee(home, provider),
+            _step_options(settings),
+            jitter=random.Random().random,
+        )
+        registry = Registry()
+        for definition in orchestrations(Snapshots(home).prepare):
+            registry.add_orchestration(definition)
+        registry.add_activity(sql_activity(steps, concurrency=settings.sql_concurrency))
+        heartbeat = await stack.enter_async_context(
+            Heartbeat(home, self.worker_id, interval_s=settings.heartbeat_interval)
+        )
+        runtime = AsyncRuntime(provider, registry, _runtime_options(settings, self.worker_id))
+        await runtime.start()
+        stack.push_async_callback(self._stop_runtime, runtime)
+        stack.push_async_callback(heartbeat.drain)
+
+    async def _stop_runtime(self, runtime: AsyncRuntime) -> None:
+        if not await runtime.drain(timedelta(seconds=self.settings.shutdown_grace)):
+            logger.warning("steps were still running and are given back to other workers")
+        await runtime.stop()
+
+
+class _Referee:
+    """Looks from outside at a step whose COMMIT was not answered."""
+
+    def __init__(self, home: Home, provider: Provider) -> None:
+        self._home = home
+        self._provider = provider
+
+    async def backend_is_gone(self, pid: int) -> bool:
+        return not await self._home.backend_exists(pid)
+
+    async def is_leased(self, token: str) -> bool:
+        renewal = await self._provider.renew(
+            activities=[ActivityToken(token)], activity_lease_ms=10_000
+        )
+        return not renewal.lost_activities
+
+
+def _step_options(settings: Settings) -> StepOptions:
+    return StepOptions(
+        limits=ResultLimits(rows=settings.max_result_rows, bytes=settings.max_result_bytes),
+        timeout_ms=round(settings.sql_timeout * 1000),
+    )
+
+
+def _runtime_options(settings: Settings, worker_id: str) -> RuntimeOptions:
+    payload_bytes = max(Limits().payload_bytes, 2 * settings.max_result_bytes)
+    return RuntimeOptions(
+        orchestration_concurrency=settings.turn_concurrency,
+        worker_concurrency=settings.sql_concurrency,
+        worker_lock_timeout_ms=round(settings.activity_lease * 1000),
+        orchestrator_lock_timeout_ms=round(settings.turn_lease * 1000),
+        max_attempts=settings.max_attempts,
+        worker_node_id=worker_id,
+        long_poll_ms=round(settings.poll_interval * 1000),
+        limits=Limits(payload_bytes=payload_bytes, history_bytes=_HISTORY_BYTES),
+    )
+
+
+async def _notified(dsn: str, channel: str, timeout_s: float) -> None:
+    """Return when the channel is notified, or after the timeout."""
+    try:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            await connection.execute(
+                psycopg.sql.SQL("listen {}").format(psycopg.sql.Identifier(channel))
+            )
+            async for _ in connection.notifies(timeout=timeout_s, stop_after=1):
+                return
+    except psycopg.OperationalError as error:
+        logger.warning("waiting: %s", error)
+        await asyncio.sleep(timeout_s)

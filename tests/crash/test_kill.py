@@ -1,0 +1,119 @@
+"""Workers die by SIGKILL at random instants; every effect happens once, and nothing is left behind.
+
+The auditor reads the table that the steps append to, and the tables of df and duroxide, with plain SQL:
+it shares no code with what it checks.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from tests.crash.worker_main import start_worker
+from tests.fixtures.postgres import Database
+from tests.fixtures.workflows import Workflows, eventually
+
+KILLS = 50
+WORKERS = 3
+LEASE_S = 1.0
+STEPS = ("one", "two", "three", "four", "five")
+
+
+def effect(step: str, seconds: float) -> str:
+    return (
+        "'insert into effects (workflow, step) "
+        f"select ''{{sys_instance_id}}'', ''{step}'' from pg_sleep({seconds})'"
+    )
+
+
+def expression(chance: random.Random) -> str:
+    """Five effects, some slow, with a timer at a random place."""
+    parts = [effect(step, chance.choice([0, 0, 0.02, 0.2])) for step in STEPS]
+    parts.insert(chance.randrange(1, len(parts)), "df.sleep(1)")
+    return " ~> ".join(parts)
+
+
+class Crowd:
+    """A few workers at a time, each replaced as soon as it is killed."""
+
+    def __init__(self, dsn: str, log: Path, chance: random.Random) -> None:
+        self.dsn = dsn
+        self.log = log
+        self.chance = chance
+        self.processes: list[BaseProcess] = [self.new() for _ in range(WORKERS)]
+        self.kills = 0
+
+    def new(self) -> BaseProcess:
+        return start_worker(
+            self.dsn,
+            str(self.log),
+            activity_lease=LEASE_S,
+            turn_lease=LEASE_S,
+            poll_interval=0.5,
+            heartbeat_interval=0.5,
+        )
+
+    def kill_one(self) -> None:
+        place = self.chance.randrange(len(self.processes))
+        victim = self.processes[place]
+        victim.kill()
+        victim.join()
+        assert victim.exitcode == -9, "the worker had ended by itself; see its log"
+        self.processes[place] = self.new()
+        self.kills += 1
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.join(15)
+            if process.exitcode is None:
+                process.kill()
+
+
+def test_every_effect_happens_once_whenever_workers_are_killed(
+    installed: Database, workflows: Workflows, tmp_path: Path
+) -> None:
+    seed = int(os.environ.get("PG_DURABLE_SEED") or random.SystemRandom().randrange(10**9))
+    print(f"PG_DURABLE_SEED={seed}")
+    chance = random.Random(seed)
+    workflows.run("create table effects (workflow text, step text, at timestamptz default now())")
+    started: list[str] = []
+    crowd = Crowd(installed.dsn, tmp_path / "workers.log", chance)
+    try:
+        while crowd.kills < KILLS:
+            started.append(workflows.start(expression(chance)))
+            time.sleep(chance.uniform(0.05, 0.4))
+            crowd.kill_one()
+        open_instances = "select count(*) from df.instances where status not in ('completed')"
+        eventually(lambda: workflows.one(open_instances) == 0, timeout_s=30, what="all completed")
+    except BaseException:
+        print("\n".join((tmp_path / "workers.log").read_text().splitlines()[-60:]))
+        raise
+    finally:
+        crowd.stop()
+    audit(workflows, started)
+    print(f"{crowd.kills} kills, {len(started)} workflows, {len(started) * len(STEPS)} effects")
+
+
+def audit(session: Workflows, started: list[str]) -> None:
+    """Nothing lost, nothing twice, nothing in disorder, nobody stuck, nothing left in a queue."""
+    effects = session.all("select workflow, step from effects")
+    expected = Counter({(workflow, step): 1 for workflow in started for step in STEPS})
+    assert Counter(effects) == expected
+    disorder = session.all(
+        "select workflow, array_agg(step order by at) from effects group by workflow "
+        "having array_agg(step order by at) <> %s",
+        list(STEPS),
+    )
+    assert disorder == []
+    stuck = session.all("select id, status from df.instances where status <> 'completed'")
+    assert stuck == []
+    unfinished = session.all(
+        "select instance_id, id, status from df.nodes where status <> 'completed'"
+    )
+    assert unfinished == []
