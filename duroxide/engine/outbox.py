@@ -27,8 +27,7 @@ class Outbox:
     instance_id: InstanceId
     execution_id: int
     activities: dict[EventId, work.ActivityExecute] = field(default_factory=dict)
-    timers: dict[EventId, work.TimerDue] = field(default_factory=dict)
-    children: dict[EventId, work.StartOrchestration] = field(default_factory=dict)
+    scheduled: dict[EventId, work.OrchestratorItem] = field(default_factory=dict)
     others: list[work.OrchestratorItem] = field(default_factory=list)
     cancelled_activities: list[EventId] = field(default_factory=list)
     cancelled_timers: list[EventId] = field(default_factory=list)
@@ -39,8 +38,8 @@ class Outbox:
     was_cancelled: bool = False
 
     def messages(self) -> tuple[work.OrchestratorItem, ...]:
-        """Timers and children by event id, then the rest in the order of the events."""
-        return (*self.timers.values(), *self.children.values(), *self.others)
+        """Timers and starts, then cancellations and answers, each in the order of the events."""
+        return (*self.scheduled.values(), *self.others)
 
     def add(self, event: Event, dropped_children: Mapping[EventId, str]) -> None:
         """Note what one event implies; what is scheduled and given up in one turn nets to nothing."""
@@ -49,31 +48,29 @@ class Outbox:
             case history.ActivityScheduled():
                 self.activities[event.event_id] = self._activity(event.event_id, kind)
             case history.TimerCreated(fire_at_ms=fire_at_ms):
-                self.timers[event.event_id] = work.TimerDue(
+                self.scheduled[event.event_id] = work.TimerDue(
                     instance=self.instance_id,
                     execution_id=self.execution_id,
                     id=event.event_id,
                     fire_at_ms=fire_at_ms,
                 )
             case history.SubOrchestrationScheduled():
-                self.children[event.event_id] = self._child(event.event_id, kind)
+                self.scheduled[event.event_id] = self._child(event.event_id, kind)
             case history.OrchestrationChained():
-                self.others.append(
-                    work.StartOrchestration(
-                        instance=kind.instance,
-                        orchestration=kind.name,
-                        input=kind.input,
-                        version=kind.version,
-                    )
+                self.scheduled[event.event_id] = work.StartOrchestration(
+                    instance=kind.instance,
+                    orchestration=kind.name,
+                    input=kind.input,
+                    version=kind.version,
                 )
             case history.ActivityCancelRequested(source_event_id=source):
                 if self.activities.pop(source, None) is None:
                     self.cancelled_activities.append(source)
             case history.TimerCancelled(source_event_id=source):
-                if self.timers.pop(source, None) is None:
+                if self.scheduled.pop(source, None) is None:
                     self.cancelled_timers.append(source)
             case history.SubOrchestrationCancelRequested(source_event_id=source, reason=reason):
-                if self.children.pop(source, None) is None:
+                if self.scheduled.pop(source, None) is None:
                     self._cancel_child(dropped_children[source], reason)
             case history.CustomStatusUpdated(status=status):
                 self.custom_status = SetCustomStatus(status=status)
