@@ -191,7 +191,7 @@ class Stage:
             run.park()
             return result
         staying = inbound[len(inbound) - result.unapplied :]
-        self._remove(instance, batch, staying)
+        self._remove(instance, batch, staying, begins)
         if begins is not None:
             self._new_execution(instance, begins)
         self._commit(instance, result)
@@ -301,16 +301,17 @@ class Stage:
         instance: Instance,
         batch: Sequence[work.OrchestratorItem],
         staying: Sequence[work.OrchestratorItem],
+        begins: work.StartOrchestration | work.ContinueAsNew | None,
     ) -> None:
         instance.inbox[: len(batch)] = staying
-        started: Any = instance.history[0].kind if instance.history else None
-        for item in batch if instance.executions else ():
-            own = started is not None and (
-                isinstance(item, work.StartOrchestration)
-                and (item.parent_instance, item.parent_id)
-                == (started.parent_instance, started.parent_id)
-            )
-            if not own:
+        started: Any = begins or instance.history[0].kind
+        for item in batch:
+            is_repeat = isinstance(item, work.StartOrchestration) and (
+                item.parent_instance,
+                item.parent_id,
+                item.parent_execution_id,
+            ) == (started.parent_instance, started.parent_id, started.parent_execution_id)
+            if not is_repeat:
                 self._refuse_child(item, instance)
 
     def _new_execution(
