@@ -338,7 +338,8 @@ class PostgresProvider(PostgresAdmin):
         """A batch is durable: tell whom it concerns."""
         wakeups = self._wakeups
         kinds = batch.columns["m_visible"]
-        if answer.has_more or None in kinds or batch.abandoned_turns or self._is_blocked_by_us:
+        # A message for later counts too: who waits for the next one that is due has to wait for less.
+        if answer.has_more or kinds or batch.abandoned_turns or self._is_blocked_by_us:
             wakeups.turns.give()
             if not wakeups.turns.is_awaited and (answer.has_more or None in kinds):
                 wakeups.wake_others(TURNS)
