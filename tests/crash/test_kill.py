@@ -117,3 +117,11 @@ def audit(session: Workflows, started: list[str]) -> None:
         "select instance_id, id, status from df.nodes where status <> 'completed'"
     )
     assert unfinished == []
+    assert session.one("select count(*) from duroxide.orchestrator_queue") == 0
+    assert session.one("select count(*) from duroxide.worker_queue") == 0
+    leased_beyond_its_time = session.all(
+        "select instance_id from duroxide.instance_locks"
+        " where locked_until > extract(epoch from clock_timestamp()) * 1000 + %s",
+        LEASE_S * 1000,
+    )
+    assert leased_beyond_its_time == []
