@@ -21,6 +21,7 @@ from duroxide.providers.base import (
 from duroxide.state import ExecutionStatus
 from duroxide_pg.arrays import Texts
 from duroxide_pg.connections import HotConnection
+from duroxide_pg.queries import Statement
 from duroxide_pg.rows import to_status
 
 SLICE = 500
@@ -34,7 +35,7 @@ class PostgresAdmin:
     def __init__(
         self,
         connection: HotConnection,
-        statements: Mapping[str, bytes],
+        statements: Mapping[str, Statement],
         now_ms: Callable[[], int | None],
     ) -> None:
         self._admin_connection = connection

@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import TupleRow, tuple_row
 
 from duroxide.errors import ProviderError
 from duroxide_pg import arrays
-from duroxide_pg.errors import SetupError
+from duroxide_pg.queries import Statement
 from duroxide_pg.sqlstate import Verdict, verdict
 
 logger = logging.getLogger("duroxide_pg")
@@ -49,7 +49,7 @@ class HotConnection:
     def is_busy(self) -> bool:
         return self._lock.locked()
 
-    async def fetch(self, statement: bytes, parameters: Mapping[str, Any]) -> list[TupleRow]:
+    async def fetch(self, statement: Statement, parameters: Mapping[str, Any]) -> list[TupleRow]:
         """Run a statement in a transaction of its own and return its rows.
 
         Raises:
@@ -58,9 +58,10 @@ class HotConnection:
         async with self._lock:
             connection = await self._open()
             try:
-                async with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
-                    await cursor.execute(statement, parameters, prepare=True)
-                    return await cursor.fetchall()
+                cursor = AsyncRawCursor(connection, row_factory=tuple_row)
+                values = [parameters[name] for name in statement.names]
+                await cursor.execute(statement.text, values, prepare=True, binary=True)
+                return await cursor.fetchall()
             except asyncio.CancelledError:
                 await self._discard()  # whatever state the session is in
                 raise
@@ -70,7 +71,7 @@ class HotConnection:
                 raise
 
     async def call(
-        self, operation: str, statement: bytes, parameters: Mapping[str, Any], *, tries: int = 3
+        self, operation: str, statement: Statement, parameters: Mapping[str, Any], *, tries: int = 3
     ) -> list[TupleRow]:
         """`fetch`, trying again where that helps at once.
 
@@ -139,7 +140,3 @@ def explain(operation: str, error: psycopg.Error) -> ProviderError:
             return ProviderError(operation, words, False)
         case _:
             return ProviderError(operation, words, True)
-
-
-def is_setup_error(error: BaseException) -> bool:
-    return isinstance(error, SetupError)

@@ -17,6 +17,7 @@ from duroxide.errors import ProviderError
 from duroxide.providers.base import CommitCode, CommitItem, CommitResult, EagerDispatch
 from duroxide_pg.batches import BUSY, Answer, Batch, split
 from duroxide_pg.connections import HotConnection, Pauses, explain
+from duroxide_pg.queries import Statement
 from duroxide_pg.sqlstate import Verdict, verdict
 from duroxide_pg.tokens import process_name
 
@@ -55,7 +56,7 @@ class CommitLane:
     def __init__(
         self,
         connection: HotConnection,
-        statement: bytes,
+        statement: Statement,
         *,
         hook: str | None,
         waits: bool,

@@ -210,7 +210,7 @@ class PostgresProvider(PostgresAdmin):
             head, *rows = await self._turn_polls.call(
                 "poll_turns", self._sql["poll_turns"], parameters
             )
-            turns = await self._to_turns([TurnRow(*row[:18]) for row in rows], known or {})
+            turns = await self._to_turns([TurnRow(*row[:18]) for row in rows], known)
             now_ms, next_due_ms, blocked = head[18:]
             self._is_blocked_by_us = blocked > 0
             if turns or not await waiting.go_on(now_ms, next_due_ms, is_blocked=blocked > 1):
@@ -239,15 +239,16 @@ class PostgresProvider(PostgresAdmin):
             "lease_ms": lease_ms,
             "low": low,
             "high": high,
-            "cached_by": self._lane.writer if known else None,
+            "cached_by": self._lane.writer if known is not None else None,
             "held_ids": Texts(instance_id for _, instance_id in kept),
             "held_nonces": Texts(nonce for nonce, _ in kept),
         }
 
     async def _to_turns(
-        self, rows: Sequence[TurnRow], known: Mapping[InstanceId, Cursor]
+        self, rows: Sequence[TurnRow], known: Mapping[InstanceId, Cursor] | None
     ) -> tuple[Any, ...]:
         """Turns with the history that the caller lacks; read now if the store left it out wrongly."""
+        known = known if known is not None else {}
         unread = [
             row.instance_id
             for row in rows

@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 from duroxide_pg.revisions import fill
 
+_PARAMETER = re.compile(r"%\((\w+)\)s")
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL with numbered parameters, and their names in that order."""
+
+    text: bytes  # psycopg takes dynamic SQL only so
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Statement:
+        """Number the parameters here, once: psycopg would parse so long a statement at every call."""
+        names = tuple(dict.fromkeys(_PARAMETER.findall(text)))
+        numbers = {name: f"${place}" for place, name in enumerate(names, start=1)}
+        numbered = _PARAMETER.sub(lambda match: numbers[match[1]], text)
+        return cls(numbered.encode(), names)
+
+
 @cache
-def statements(schema: str) -> Mapping[str, bytes]:
-    """Every named statement, for one schema. Bytes, because psycopg takes dynamic text only so."""
-    found: dict[str, bytes] = {}
+def statements(schema: str) -> Mapping[str, Statement]:
+    """Every named statement, for one schema."""
+    found: dict[str, Statement] = {}
     for file in sorted(_folder().iterdir(), key=lambda file: file.name):
         if file.name.endswith(".sql"):
             parts = _NAME.split(file.read_text(encoding="utf-8"))
             for name, text in zip(parts[1::2], parts[2::2], strict=True):
                 assert name not in found, f"two statements are called {name}"
-                found[name] = fill(text.strip().removesuffix(";"), schema=schema).encode()
+                found[name] = Statement.of(fill(text.strip().removesuffix(";"), schema=schema))
     return found
 
 

@@ -22,6 +22,7 @@ from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide_pg.arrays import Texts
 from duroxide_pg.connections import Connect, HotConnection, Pauses
+from duroxide_pg.queries import Statement
 
 logger = logging.getLogger("duroxide_pg")
 
@@ -31,6 +32,8 @@ SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 1.0
 """How often it looks while it is not."""
 PATIENCE_S = 0.025
 """How long a poll waits for this process before it tells others that it waits."""
+INTERVAL_S = 0.25
+"""How often, at most, this process says which instances it waits for."""
 REGISTERED_MS = 3 * int(SAFETY_S * 1000)
 MANUAL_POLL_S = 0.01
 TURNS = "turns"
@@ -91,9 +94,9 @@ class Wakeups:
         channel: str,
         connect: Connect,
         connection: HotConnection,
-        register: bytes,
-        wake: bytes,
-        idle: bytes,
+        register: Statement,
+        wake: Statement,
+        idle: Statement,
         is_listening_allowed: bool,
     ) -> None:
         self.turns = Hint()
@@ -107,6 +110,7 @@ class Wakeups:
         self._is_listening_allowed = is_listening_allowed
         self._changes: dict[InstanceId, set[asyncio.Event]] = {}
         self._registered: dict[str, float] = {}  # topic -> until when, loop time
+        self._may_tell_at = 0.0
         self._to_wake_queues: set[str] = set()
         self._to_wake_instances: set[InstanceId] = set()
         self._waking: asyncio.Task[None] | None = None
@@ -150,19 +154,18 @@ class Wakeups:
 
     async def wait_for_change(self, instance_ids: Sequence[InstanceId], seconds: float) -> None:
         """Wait until one of the instances may have changed, for a short while if nobody tells."""
-        if not instance_ids:
-            await asyncio.sleep(seconds)
-            return
         event = asyncio.Event()
         for instance_id in instance_ids:
             self._changes.setdefault(instance_id, set()).add(event)
         try:
             if not self.is_listening:
                 await _wait(event, min(seconds, SHORTEST_POLL_S))
-            elif await _wait(event, min(seconds, PATIENCE_S)) or seconds <= PATIENCE_S:
                 return
-            elif not await self._tell_that_we_wait([f"i:{i}" for i in instance_ids]):
-                await _wait(event, min(seconds - PATIENCE_S, SAFETY_S))
+            patience = max(PATIENCE_S, self._may_tell_at - asyncio.get_running_loop().time())
+            if await _wait(event, min(seconds, patience)) or seconds <= patience:
+                return
+            if not await self._tell_that_we_wait([f"i:{i}" for i in instance_ids]):
+                await _wait(event, min(seconds - patience, SAFETY_S))
         finally:
             for instance_id in instance_ids:
                 events = self._changes[instance_id]
@@ -176,11 +179,19 @@ class Wakeups:
         missing = [topic for topic in topics if self._registered.get(topic, 0) < now]
         if not missing:
             return False
-        parameters = {"waiter": self._waiter, "topics": Texts(missing), "for_ms": REGISTERED_MS}
-        await self._connection.call("register", self._register, parameters)
-        until = asyncio.get_running_loop().time() + 2 * SAFETY_S
-        self._registered.update(dict.fromkeys(missing, until))
+        self._may_tell_at = now + INTERVAL_S
+        # A caller that is cancelled only stops waiting: the session goes on.
+        await asyncio.shield(asyncio.create_task(self._register_for(missing)))
         return True
+
+    async def _register_for(self, topics: Sequence[str]) -> None:
+        parameters = {"waiter": self._waiter, "topics": Texts(topics), "for_ms": REGISTERED_MS}
+        try:
+            await self._connection.call("register", self._register, parameters)
+        except ProviderError as error:  # we look by ourselves, only later
+            logger.debug("could not register for changes: %s", error)
+        until = asyncio.get_running_loop().time() + 2 * SAFETY_S
+        self._registered.update(dict.fromkeys(topics, until))
 
     # Telling.
 

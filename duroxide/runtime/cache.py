@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,8 @@ class LiveCache:
         return len(self._live)
 
     def cursors(self) -> Mapping[InstanceId, Cursor]:
-        return {instance_id: live.cursor for instance_id, live in self._live.items()}
+        """How far each execution is; a view, because a poll may wait while the cache goes on."""
+        return _Cursors(self._live)
 
     def take(self, leased: LeasedTurn) -> Live | None:
         """The execution as the store has it, if it is here; one that has fallen behind is dropped."""
@@ -73,3 +74,17 @@ class LiveCache:
         for live in self._live.values():
             live.run.park()
         self._live.clear()
+
+
+class _Cursors(Mapping[InstanceId, Cursor]):
+    def __init__(self, live: Mapping[InstanceId, Live]) -> None:
+        self._live = live
+
+    def __getitem__(self, instance_id: InstanceId) -> Cursor:
+        return self._live[instance_id].cursor
+
+    def __iter__(self) -> Iterator[InstanceId]:
+        return iter(self._live)
+
+    def __len__(self) -> int:
+        return len(self._live)

@@ -45,15 +45,15 @@ with recursive tree as (
 select t.instance_id from tree as t order by t.depth, t.instance_id;
 
 -- name: delete_instances
-select * from {schema}.delete_instances_v1(%(instance_ids)b, %(force)s);
+select * from {schema}.delete_instances_v1(%(instance_ids)s, %(force)s);
 
 -- name: delete_ended_trees
 select * from {schema}.delete_ended_trees_v1(
-    %(instance_ids)b, %(completed_before_ms)s, %(limit)s);
+    %(instance_ids)s, %(completed_before_ms)s, %(limit)s);
 
 -- name: prune_executions
 select * from {schema}.prune_executions_v1(
-    %(instance_ids)b, %(completed_before_ms)s, %(limit)s, %(keep_last)s, %(ended_before_ms)s);
+    %(instance_ids)s, %(completed_before_ms)s, %(limit)s, %(keep_last)s, %(ended_before_ms)s);
 
 -- name: system_metrics
 select count(*),

@@ -8,7 +8,7 @@ select s.instance_id, s.current_execution_id, s.orchestration_name, s.orchestrat
        floor(extract(epoch from s.completed_at) * 1000)::bigint,
        s.parent_instance_id
   from {schema}.instances as s
- where s.instance_id = any (%(instance_ids)b);
+ where s.instance_id = any (%(instance_ids)s);
 
 -- name: read_history
 -- One row per turn; none if the execution is unknown. Without an execution, the current one.
@@ -27,7 +27,7 @@ select h.instance_id, array_agg(h.events order by h.first_event_id)
   from {schema}.instances as s
   join {schema}.history_log as h
     on h.instance_id = s.instance_id and h.execution_id = s.current_execution_id
- where s.instance_id = any (%(instance_ids)b)
+ where s.instance_id = any (%(instance_ids)s)
  group by h.instance_id;
 
 -- name: read_key_values
