@@ -59,10 +59,15 @@ def check_version(folder: DataFolder, binaries: Binaries) -> None:
 
 def data_major(folder: DataFolder) -> int | None:
     """Return the major version that made the data in `folder`; None if there is none."""
+    file = folder.pgdata / "PG_VERSION"
     try:
-        return int((folder.pgdata / "PG_VERSION").read_text())
+        return int(file.read_text())
     except FileNotFoundError:
         return None
+    except ValueError:
+        raise UnusableFolder(
+            folder.path, f"is damaged: {file} is no version", "Restore it, or name another folder."
+        ) from None
 
 
 def _create(

@@ -3,6 +3,7 @@
 A data folder is one cluster and all that belongs to it:
 
     pg-durable.lock   held for moments, by whoever starts or stops the server; marks the folder as ours
+    server.lock       held as long as any process of a server lives, in this container or another
     pgdata/           PostgreSQL's own; 0700, of the user that the server runs as
     pgpass            the passwords of the cluster, 0600, in the format of PGPASSFILE
     server.json       how to reach the running server; without meaning when nothing answers
@@ -29,6 +30,7 @@ from pathlib import Path
 from .accounts import Account, barrier
 from .errors import EmbeddedServerError, UnusableFolder
 
+LOCK_NAME = "pg-durable.lock"
 SPACE_NEEDED_BYTES = 100 * 2**20  # a new cluster takes 40 MB, and 16 MB more for each WAL segment
 FULL_OR_FIXED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
 
@@ -52,7 +54,11 @@ class DataFolder:
 
     @property
     def lock(self) -> Path:
-        return self.path / "pg-durable.lock"
+        return self.path / LOCK_NAME
+
+    @property
+    def server_lock(self) -> Path:
+        return self.path / "server.lock"
 
     @property
     def pgdata(self) -> Path:
@@ -149,20 +155,29 @@ def locked(path: Path, *, timeout: float) -> Iterator[None]:
     Raises:
         EmbeddedServerError: another process held it for `timeout` seconds.
     """
-    with actionable(path.parent):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    handle = acquire(path, timeout=timeout)
     try:
-        deadline = time.monotonic() + timeout
-        while not _try_lock(handle):
-            if time.monotonic() > deadline:
-                raise EmbeddedServerError(
-                    f"another process has held {path} for {timeout:g} seconds. "
-                    "Find it with 'fuser' or 'lsof' and end it; the lock goes with it."
-                )
-            time.sleep(0.01)
         yield
     finally:
+        # Closing alone would leave the lock to a child that another thread forked meanwhile.
+        fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
+
+
+def acquire(path: Path, *, timeout: float) -> int:
+    """Lock a file as `locked` does, and return the descriptor: the lock ends with its last copy."""
+    with actionable(path.parent):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + timeout
+    while not _try_lock(handle):
+        if time.monotonic() > deadline:
+            os.close(handle)
+            raise EmbeddedServerError(
+                f"another process has held {path} for {timeout:g} seconds; it may be in another "
+                "container. Find it with 'fuser' or 'lsof' and end it: the lock goes with it."
+            )
+        time.sleep(0.01)
+    return handle
 
 
 def passage_mode() -> int:
@@ -171,9 +186,20 @@ def passage_mode() -> int:
 
 
 def give(path: Path, account: Account) -> None:
-    """Hand over a file or folder that was just made."""
-    if not account.is_caller:
+    """Hand over a file or folder that was just made.
+
+    Raises:
+        EmbeddedServerError: root may not do that here.
+    """
+    if account.is_caller:
+        return
+    try:
         os.chown(path, account.uid, account.gid)
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"PostgreSQL refuses to run as root, and root can't become {account.name!r} here "
+            f"({error.strerror}), as in some containers. Run as an ordinary user."
+        ) from error
 
 
 def write_private(path: Path, text: str) -> None:

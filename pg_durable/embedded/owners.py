@@ -9,11 +9,12 @@ import os
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from .errors import ServerDidNotStart
-from .folders import DataFolder, Running
+from .folders import Running
 
 OWNER_SOCKET = "owners"  # in the socket folder, beside PostgreSQL's
+Word = Literal["ready", "failed", "late", "gone"]
 STOP_TIMEOUT_S = 30.0  # the watchdog kills a server that takes longer than 15
 
 
@@ -22,6 +23,7 @@ class Ownership:
     """One owner. Used with `with`, the server may stop at the end."""
 
     connection: socket.socket
+    joined: bool  # somebody else started the server
     pid: int = field(default_factory=os.getpid)
 
     def __enter__(self) -> Ownership:
@@ -40,26 +42,22 @@ class Ownership:
             except OSError:
                 return  # the watchdog is gone, and its server with it
 
-    def wait_until_ready(self, folder: DataFolder, running: Running, timeout: float) -> None:
-        """Wait for the watchdog's word.
+    def word(self, timeout: float) -> Word:
+        """Wait at most `timeout` seconds for what the watchdog says about its server.
 
-        Raises:
-            ServerDidNotStart: it was not `ready`, or took more than `timeout` seconds.
+        `late` is for nothing in that time. `gone` is for a watchdog that vanished: one that we joined may
+        have been about to, and then a new start is in order.
         """
-        remedy = f"The whole log is {folder.log}."
         self.connection.settimeout(timeout)
         try:
-            if self.connection.recv(64) == b"ready\n":
-                return
-            what = "did not start"
+            said = self.connection.recv(64)
         except TimeoutError:
-            what = f"was not ready after {timeout:g} seconds"
-            remedy += " It may need more time: start_timeout."
-        except OSError as error:
-            what = f"was lost while it started ({error})"
-        raise ServerDidNotStart(
-            f"PostgreSQL {running.version} on {folder.path} {what}", folder.log_tail(), remedy
-        )
+            return "late"
+        except ConnectionError:
+            return "gone"
+        if not said:
+            return "gone"
+        return "ready" if said.startswith(b"ready\n") else "failed"
 
 
 def join(running: Running) -> socket.socket | None:

@@ -18,7 +18,9 @@ from urllib.parse import quote
 
 from .accounts import server_account
 from .cluster import read_passwords
+from .errors import ServerDidNotStart
 from .folders import DataFolder, Running
+from .owners import Ownership, Word
 from .search import Binaries
 from .start import Start
 from .templates import APPLICATION, SUPERUSER
@@ -82,15 +84,38 @@ def embedded_server(
         environ=environ,
         timeout=start_timeout,
     )
+    while True:
+        ownership, running = _own(start)
+        with ownership:
+            match ownership.word(start_timeout):
+                case "ready":
+                    yield _describe(folder, running)
+                    return
+                case "gone" if ownership.joined:
+                    continue
+                case word:
+                    raise _not_ready(folder, running, word, start_timeout)
+
+
+def _own(start: Start) -> tuple[Ownership, Running]:
     try:
-        ownership, running = start.own()
+        return start.own()
     except BaseException:
-        if data_dir is None:
-            shutil.rmtree(folder.path, ignore_errors=True)
+        if start.temporary:  # or else its watchdog removes it
+            shutil.rmtree(start.folder.path, ignore_errors=True)
         raise
-    with ownership:
-        ownership.wait_until_ready(folder, running, start_timeout)
-        yield _describe(folder, running)
+
+
+def _not_ready(
+    folder: DataFolder, running: Running, word: Word, timeout: float
+) -> ServerDidNotStart:
+    what, remedy = "did not start", f"The whole log is {folder.log}."
+    if word == "late":
+        what = f"was not ready after {timeout:g} seconds"
+        remedy += " It may need more time: start_timeout."
+    return ServerDidNotStart(
+        f"PostgreSQL {running.version} on {folder.path} {what}", folder.log_tail(), remedy
+    )
 
 
 def _folder(

@@ -18,12 +18,12 @@ from pathlib import Path
 from .accounts import Account, environment, server_account
 from .cluster import check_version, data_major, prepare_cluster
 from .errors import EmbeddedServerError
-from .folders import DataFolder, Running, locked
+from .folders import DataFolder, Running, acquire, actionable, give, locked
 from .owners import OWNER_SOCKET, Ownership, join
 from .postmaster import stop_leftover
 from .search import Binaries, find_binaries
 from .templates import reachable_binaries
-from .temporary import PORT, make_socket_dir, remove_socket_dir
+from .temporary import PORT, make_socket_dir, mark_socket_dir, remove_socket_dir
 from .watchdog import Plan
 
 # What may not depend on files that somebody edits: how to get in, and where.
@@ -34,6 +34,7 @@ FIXED_SETTINGS = {
     "logging_collector": "off",
     "log_destination": "stderr",
 }
+ORPHANS_S = 20.0  # what a killed server left ends by itself, at the latest with its query
 THROWAWAY_SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "off",
@@ -55,7 +56,7 @@ class Start:
 
     def own(self) -> tuple[Ownership, Running]:
         """Join or start the server. It may not be ready yet."""
-        with locked(self.folder.lock, timeout=self.timeout):
+        with locked(self.folder.lock, timeout=self.timeout), actionable(self.folder.path):
             return self._join() or self._launch()
 
     def _join(self) -> tuple[Ownership, Running] | None:
@@ -69,12 +70,20 @@ class Start:
                 f"the server on {self.folder.path} was started by another process as throwaway: it "
                 "does not wait for the disk. End that process first, or ask for throwaway as well."
             )
-        return Ownership(connection), running
+        return Ownership(connection, joined=True), running
 
     def _launch(self) -> tuple[Ownership, Running]:
         """Start a watchdog, which starts the server. Nobody else can: we hold the lock."""
         account = server_account(self.folder.pgdata)
         stop_leftover(self.folder.pgdata)
+        server_lock = acquire(self.folder.server_lock, timeout=min(self.timeout, ORPHANS_S))
+        try:
+            return self._launch_alone(account, server_lock)
+        finally:
+            os.close(server_lock)
+
+    def _launch_alone(self, account: Account, server_lock: int) -> tuple[Ownership, Running]:
+        """Start a watchdog when no process of an earlier server is left; it inherits the lock."""
         binaries = reachable_binaries(self._choose_binaries(), account, self.environ)
         prepare_cluster(
             self.folder, binaries, account, throwaway=self.throwaway, environ=self.environ
@@ -90,7 +99,7 @@ class Start:
             temporary=self.temporary,
         )
         try:
-            return self._spawn(running, account), running
+            return self._spawn(running, account, server_lock), running
         except BaseException:
             remove_socket_dir(running.socket_dir)
             raise
@@ -107,7 +116,7 @@ class Start:
         check_version(self.folder, chosen)
         return chosen
 
-    def _spawn(self, running: Running, account: Account) -> Ownership:
+    def _spawn(self, running: Running, account: Account, server_lock: int) -> Ownership:
         """Start the watchdog on a socket that already listens, and be its first owner."""
         owner_socket = Path(running.socket_dir, OWNER_SOCKET)
         with socket.socket(socket.AF_UNIX) as listener:
@@ -118,23 +127,25 @@ class Start:
             assert connection is not None
             try:
                 self.folder.write_running(running)
-                _run_watchdog(self._plan(running, account, listener, owner_socket), self.folder.log)
+                mark_socket_dir(owner_socket.parent, self.folder)
+                give(owner_socket.parent, account)  # last: nobody could tamper with the above
+                plan = self._plan(running, account, listener.fileno(), server_lock)
+                _run_watchdog(plan, self.folder.log)
             except BaseException:
                 connection.close()
                 raise
-        return Ownership(connection)
+        return Ownership(connection, joined=False)
 
-    def _plan(
-        self, running: Running, account: Account, listener: socket.socket, owner_socket: Path
-    ) -> Plan:
+    def _plan(self, running: Running, account: Account, listener: int, server_lock: int) -> Plan:
         return Plan(
-            listener=listener.fileno(),
+            listener=listener,
+            server_lock=server_lock,
             command=_command(self.folder, running),
             user=None if account.is_caller else account.uid,
             group=None if account.is_caller else account.gid,
             pgdata=str(self.folder.pgdata),
             socket_dir=running.socket_dir,
-            owner_socket=str(owner_socket),
+            owner_socket=str(Path(running.socket_dir, OWNER_SOCKET)),
             lock=str(self.folder.lock),
             state=str(self.folder.state),
             temporary=str(self.folder.path) if self.temporary else None,
@@ -165,7 +176,7 @@ def _run_watchdog(plan: Plan, log: Path) -> None:
             cwd="/",
             umask=0o077,
             env=environment(),
-            pass_fds=(plan["listener"],),
+            pass_fds=(plan["listener"], plan["server_lock"]),
             start_new_session=True,
         )
     finally:

