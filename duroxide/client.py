@@ -19,7 +19,7 @@ from duroxide.payload import JSON, Codec
 from duroxide.providers.base import Enqueue, InstanceStatus, Provider
 from duroxide.registry import OrchestrationDef
 from duroxide.routing import message_of
-from duroxide.runtime.watching import StatusWatcher
+from duroxide.runtime.watching import StatusReader, wait_until
 from duroxide.state import ExecutionStatus, KeyValue
 
 P = ParamSpec("P")
@@ -76,7 +76,7 @@ class AsyncClient:
     def __init__(self, provider: Provider, *, codec: Codec = JSON) -> None:
         self.provider = provider
         self._codec = codec
-        self._watcher = StatusWatcher(provider)
+        self._reader = StatusReader(provider)
 
     async def __aenter__(self) -> Self:
         await self.provider.start()
@@ -92,7 +92,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Stop watching; the provider stays open."""
-        await self._watcher.close()
+        await self._reader.close()
 
     # Starting.
 
@@ -195,10 +195,9 @@ class AsyncClient:
             WaitTimeout: none did in time.
         """
         seconds = None if timeout is None else timeout.total_seconds()
-        waiting = self._watcher.until(instance_id, is_reached)
         try:
             async with asyncio.timeout(seconds) as limit:
-                return await waiting
+                return await wait_until(self.provider, self._reader, instance_id, is_reached)
         except TimeoutError as error:
             if not limit.expired():
                 raise

@@ -10,7 +10,7 @@ The contract in full is a test suite: `duroxide.testing.provider_suite`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Protocol, TypeAlias
@@ -437,13 +437,10 @@ class Provider(Protocol):
 
     async def wait_for_change(
         self, instance_ids: Sequence[InstanceId], *, wait_ms: int
-    ) -> Collection[InstanceId] | None:
+    ) -> None:
         """Return when one of the instances may have changed, or after `wait_ms`: a hint, not a promise.
 
         Without the capability `change_feed` it just waits, for a short while.
-
-        Returns:
-            Those that have changed; None if that is not known.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from duroxide.clock import Clock, SystemClock
 from duroxide.ids import ActivityToken, ExecutionId, InstanceId, TurnToken
@@ -27,8 +27,8 @@ from duroxide.providers.base import (
 )
 from duroxide.providers.memory_admin import MemoryAdmin
 from duroxide.providers.memory_store import MemoryStore
-from duroxide.providers.wakeup import Wakeup
-from duroxide.state import KeyValue
+from duroxide.providers.wakeup import ChangeFeed, Wakeup
+from duroxide.state import ExecutionStatus, KeyValue
 from duroxide.version import VersionRange
 
 _UNTAGGED = TagSelection()
@@ -64,8 +64,7 @@ class MemoryProvider(MemoryAdmin):
         )
         self._turns = Wakeup(self._clock)
         self._activities = Wakeup(self._clock)
-        self._changes = Wakeup(self._clock)
-        self._watchers: list[tuple[frozenset[InstanceId], set[InstanceId]]] = []
+        self._changes = ChangeFeed()
         self._turn_wakes = 0
         self._activity_wakes = 0
 
@@ -158,11 +157,11 @@ class MemoryProvider(MemoryAdmin):
             self._turns.notify()
         if any(isinstance(item, CommitTurn | FinishActivity | AbandonActivity) for item in batch):
             self._activities.notify()
-        changed = {item.instance_id for item in batch if isinstance(item, CommitTurn)}
-        if changed:
-            for watched, seen in self._watchers:
-                seen |= watched & changed
-            self._changes.notify()
+        self._changes.tell(
+            item.instance_id
+            for item in batch
+            if isinstance(item, CommitTurn) and changes_what_clients_see(item)
+        )
 
     async def renew(
         self,
@@ -208,19 +207,8 @@ class MemoryProvider(MemoryAdmin):
         instance = self._store.instances.get(instance_id)
         return instance.live_key_values() if instance is not None else {}
 
-    async def wait_for_change(
-        self, instance_ids: Sequence[InstanceId], *, wait_ms: int
-    ) -> Collection[InstanceId] | None:
-        watched = frozenset(instance_ids)
-        changed: set[InstanceId] = set()
-        self._watchers.append((watched, changed))
-        deadline_ms = self._clock.now_ms() + wait_ms
-        try:
-            while not changed and self._clock.now_ms() < deadline_ms:
-                await self._changes.wait(deadline_ms)
-        finally:
-            self._watchers.remove((watched, changed))
-        return changed
+    async def wait_for_change(self, instance_ids: Sequence[InstanceId], *, wait_ms: int) -> None:
+        await self._changes.wait(instance_ids, wait_ms)
 
     def wake(self, *, turns: bool = False, activities: bool = False) -> None:
         if turns:
@@ -229,6 +217,16 @@ class MemoryProvider(MemoryAdmin):
         if activities:
             self._activity_wakes += 1
             self._activities.notify()
+
+
+def changes_what_clients_see(turn: CommitTurn) -> bool:
+    """The instance began, ended, or told something about itself."""
+    return bool(
+        turn.new_execution is not None
+        or turn.status is not ExecutionStatus.RUNNING
+        or turn.custom_status is not None
+        or turn.key_values
+    )
 
 
 def _counted_tokens() -> Callable[[], str]:

@@ -91,7 +91,7 @@ class MemoryAdmin:
     def _delete(self, instance_id: InstanceId) -> DeleteResult:
         store = self._store
         instance = store.instances.pop(instance_id)
-        store.leases.pop(instance_id, None)
+        store.release(instance_id)
         messages = len(store.messages.pop(instance_id, {}))
         for number, queued in tuple(store.activities.items()):
             if queued.activity.instance_id == instance_id:

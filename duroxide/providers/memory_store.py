@@ -153,7 +153,9 @@ class MemoryStore:
         self.instances: dict[InstanceId, Instance] = {}
         self.messages: dict[InstanceId, dict[MessageId, QueuedMessage]] = {}
         self.leases: dict[InstanceId, TurnLease] = {}
+        self._leased_to: dict[TurnToken, InstanceId] = {}
         self.activities: dict[int, QueuedActivity] = {}
+        self._leased: dict[ActivityToken, QueuedActivity] = {}  # live, expired or gone
         self.sessions: dict[str, Session] = {}
 
     # Polling.
@@ -169,9 +171,10 @@ class MemoryStore:
         versions: Sequence[VersionRange] | None,
     ) -> list[LeasedTurn]:
         turns: list[LeasedTurn] = []
-        kept = set(held)
-        for instance_id, lease in self.leases.items():
-            if len(turns) < want and lease.token in kept and now_ms < lease.expires_at_ms:
+        for token in dict.fromkeys(held):
+            instance_id = self._leased_to.get(token, "")
+            lease = self.leases.get(instance_id)
+            if len(turns) < want and lease is not None and now_ms < lease.expires_at_ms:
                 fresh = [
                     queued
                     for queued in self._visible(instance_id, now_ms)
@@ -181,10 +184,20 @@ class MemoryStore:
                     turns.append(self._deliver(instance_id, lease, fresh, known))
         for instance_id in self._candidates(now_ms, versions)[: want - len(turns)]:
             lease = TurnLease(TurnToken(self._new_token()), now_ms + lease_ms)
-            self.leases[instance_id] = lease
+            self._hold(instance_id, lease)
             visible = self._visible(instance_id, now_ms)
             turns.append(self._deliver(instance_id, lease, visible, known))
         return turns
+
+    def _hold(self, instance_id: InstanceId, lease: TurnLease) -> None:
+        self.release(instance_id)
+        self.leases[instance_id] = lease
+        self._leased_to[lease.token] = instance_id
+
+    def release(self, instance_id: InstanceId) -> None:
+        lease = self.leases.pop(instance_id, None)
+        if lease is not None:
+            self._leased_to.pop(lease.token, None)
 
     def _visible(self, instance_id: InstanceId, now_ms: int) -> list[QueuedMessage]:
         queue = self.messages.get(instance_id, {})
@@ -291,7 +304,10 @@ class MemoryStore:
         return leased
 
     def _lease_activity(self, queued: QueuedActivity, now_ms: int, lease_ms: int) -> LeasedActivity:
+        if queued.token is not None:
+            self._leased.pop(queued.token, None)
         queued.token = ActivityToken(self._new_token())
+        self._leased[queued.token] = queued
         queued.expires_at_ms = now_ms + lease_ms
         queued.attempt_count += 1
         activity = queued.activity
@@ -310,11 +326,11 @@ class MemoryStore:
     # Leases.
 
     def renew_turn(self, token: TurnToken, now_ms: int, lease_ms: int) -> bool:
-        for lease in self.leases.values():
-            if lease.token == token and now_ms < lease.expires_at_ms:
-                lease.expires_at_ms = now_ms + lease_ms
-                return True
-        return False
+        lease = self.leases.get(self._leased_to.get(token, ""))
+        if lease is None or lease.token != token or lease.expires_at_ms <= now_ms:
+            return False
+        lease.expires_at_ms = now_ms + lease_ms
+        return True
 
     def renew_activity(self, token: ActivityToken, now_ms: int, lease_ms: int) -> bool:
         queued = self._leased_activity(token, now_ms)
@@ -339,10 +355,15 @@ class MemoryStore:
             session.last_activity_ms = now_ms
 
     def _leased_activity(self, token: ActivityToken, now_ms: int) -> QueuedActivity | None:
-        for queued in self.activities.values():
-            if queued.token == token and queued.is_leased(now_ms):
-                return queued
-        return None
+        queued = self._leased.get(token)
+        if queued is None or queued.number not in self.activities:
+            return None
+        return queued if queued.is_leased(now_ms) else None
+
+    def _drop_activity(self, queued: QueuedActivity) -> None:
+        self.activities.pop(queued.number, None)
+        if queued.token is not None:
+            self._leased.pop(queued.token, None)
 
     # Committing. Each method looks at everything first and only then writes.
 
@@ -389,14 +410,14 @@ class MemoryStore:
             self._drop_message(turn.instance_id, message_id)
         for queued in finished:
             if queued is not None:
-                del self.activities[queued.number]
+                self._drop_activity(queued)
                 self._touch_session(queued.activity.session_id, now_ms)
         added = self._add_activities(turn, now_ms)
         for message in turn.messages:
             self._enqueue(message, now_ms)
         self._cancel_timers(turn)
         if turn.keep_lease_ms is None:
-            del self.leases[turn.instance_id]
+            self.release(turn.instance_id)
         else:
             lease.expires_at_ms = now_ms + turn.keep_lease_ms
         return CommitResult(
@@ -442,15 +463,19 @@ class MemoryStore:
             queued = QueuedActivity(self._number(), activity, now_ms)
             self.activities[queued.number] = queued
             added.append(queued)
-        for number, queued in tuple(self.activities.items()):
+        if turn.cancelled_activities:
+            self._cancel_activities(turn)
+        return [queued for queued in added if queued.number in self.activities]
+
+    def _cancel_activities(self, turn: CommitTurn) -> None:
+        for queued in tuple(self.activities.values()):
             activity = queued.activity
             if (
                 activity.instance_id == turn.instance_id
                 and activity.execution_id == turn.execution_id
                 and activity.activity_id in turn.cancelled_activities
             ):
-                del self.activities[number]
-        return [queued for queued in added if queued.number in self.activities]
+                self._drop_activity(queued)
 
     def _dispatch(
         self, added: Sequence[QueuedActivity], now_ms: int, eager: EagerDispatch | None
@@ -477,7 +502,7 @@ class MemoryStore:
         queued = self._leased_activity(item.token, now_ms)
         if queued is None:
             return _LEASE_LOST
-        del self.activities[queued.number]
+        self._drop_activity(queued)
         self._touch_session(queued.activity.session_id, now_ms)
         if item.completion is not None:
             self._enqueue(item.completion, now_ms)
@@ -494,7 +519,7 @@ class MemoryStore:
                 queued.visible_at_ms = now_ms + item.delay_ms
             if not item.count_attempt:
                 queued.attempt_count = max(0, queued.attempt_count - 1)
-        del self.leases[item.instance_id]
+        self.release(item.instance_id)
         return _APPLIED
 
     def _abandon_activity(self, item: AbandonActivity, now_ms: int) -> CommitResult:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
 from duroxide.clock import Clock
+from duroxide.ids import InstanceId
 
 
 @runtime_checkable
@@ -33,9 +34,7 @@ class Wakeup:
             clock.on_advance(self.notify)
 
     def notify(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        _wake(self._waiters)
         self._waiters.clear()
 
     async def wait(self, until_ms: int) -> None:
@@ -52,3 +51,38 @@ class Wakeup:
             pass
         finally:
             self._waiters.discard(waiter)
+
+
+class ChangeFeed:
+    """Tells those who wait for an instance that it has changed. For one event loop at a time."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[InstanceId, set[asyncio.Future[None]]] = {}
+
+    def tell(self, instance_ids: Iterable[InstanceId]) -> None:
+        for instance_id in instance_ids:
+            _wake(self._waiters.get(instance_id, ()))
+
+    async def wait(self, instance_ids: Iterable[InstanceId], wait_ms: int) -> None:
+        """Return when one of the instances has changed, or after so long by the loop's clock."""
+        ids = frozenset(instance_ids)
+        waiter = asyncio.get_running_loop().create_future()
+        for instance_id in ids:
+            self._waiters.setdefault(instance_id, set()).add(waiter)
+        try:
+            async with asyncio.timeout(wait_ms / 1000):
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            for instance_id in ids:
+                waiters = self._waiters[instance_id]
+                waiters.discard(waiter)
+                if not waiters:
+                    del self._waiters[instance_id]
+
+
+def _wake(waiters: Iterable[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

@@ -1,10 +1,9 @@
-"""Waiting for instances: one look at the store for all who wait in this process."""
+"""Waiting for instances by the store's change feed, with one read for all who wait in this process."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
@@ -13,127 +12,95 @@ from duroxide.runtime.backoff import Backoff
 
 LOOK_AGAIN_MS = 5_000  # even if the store has not said that anything changed
 
-Test = Callable[[InstanceStatus], bool]
 
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    instance_id: InstanceId
-    is_reached: Test
-    answer: asyncio.Future[InstanceStatus]
-
-
-class StatusWatcher:
-    """Tells callers when an instance has got where they want it.
-
-    While anybody waits, one task follows the store's change feed and reads the states of what may have
-    changed in one call. An instance that does not exist yet may be waited for.
-    """
+class StatusReader:
+    """Reads states; whoever asks while a read is under way is answered by the next one, together."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
-        self._waiters: dict[InstanceId, set[_Waiter]] = {}
-        self._unread: set[InstanceId] = set()  # somebody new waits for these
-        self._joined = asyncio.Event()  # or the last one has left
+        self._asked: dict[InstanceId, list[asyncio.Future[InstanceStatus | None]]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def until(self, instance_id: InstanceId, is_reached: Test) -> InstanceStatus:
-        """The first state seen that passes the test.
+    async def read(self, instance_id: InstanceId) -> InstanceStatus | None:
+        """The state, as of after this call; None if the store does not know the instance.
 
         Raises:
-            ProviderError: the store can't answer and never will.
+            ProviderError: the store failed.
         """
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(instance_id, is_reached, loop.create_future())
-        self._waiters.setdefault(instance_id, set()).add(waiter)
-        self._unread.add(instance_id)
-        self._joined.set()
+        answer: asyncio.Future[InstanceStatus | None] = loop.create_future()
+        self._asked.setdefault(instance_id, []).append(answer)
         if self._task is None or self._task.done():
-            self._task = loop.create_task(self._run(), name="duroxide: watch states")
-        try:
-            return await waiter.answer
-        finally:
-            self._leave(waiter)
-
-    def _leave(self, waiter: _Waiter) -> None:
-        waiters = self._waiters.get(waiter.instance_id, set())
-        waiters.discard(waiter)
-        if not waiters:
-            self._waiters.pop(waiter.instance_id, None)
-            self._unread.discard(waiter.instance_id)
-        if not self._waiters:
-            self._joined.set()  # the task ends by itself
+            self._task = loop.create_task(self._run(), name="duroxide: read states")
+        return await answer
 
     async def close(self) -> None:
-        """Stop; whoever still waits is cancelled."""
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                waiter.answer.cancel()
+        """Stop; whoever still asks is cancelled."""
+        for answers in self._asked.values():
+            for answer in answers:
+                answer.cancel()
+        self._asked.clear()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
-        backoff = Backoff()
-        while self._waiters:
+        while self._asked:
+            asked, self._asked = self._asked, {}
             try:
-                await self._look()
-                backoff.reset()
-            except ProviderError as error:
-                if not error.retryable:
-                    return self._fail(error)
-                await asyncio.sleep(backoff.next_s())
-            except Exception as error:  # a defect of the provider must not leave anybody waiting
-                return self._fail(error)
-        return None
+                states = await self._provider.read_status(tuple(asked))
+            except BaseException as error:
+                _answer_all(asked, error)
+                if not isinstance(error, Exception):
+                    raise
+                continue
+            for instance_id, answers in asked.items():
+                for answer in answers:
+                    if not answer.done():
+                        answer.set_result(states.get(instance_id))
 
-    async def _look(self) -> None:
-        """Read the unread, then wait for a change or for somebody new."""
-        self._joined.clear()
-        loop = asyncio.get_running_loop()
-        # The feed is opened before the states are read, so that no change falls between the two.
-        feed = loop.create_task(
-            self._provider.wait_for_change(tuple(self._waiters), wait_ms=LOOK_AGAIN_MS)
-        )
-        joined = loop.create_task(self._joined.wait())
+
+def _answer_all(
+    asked: dict[InstanceId, list[asyncio.Future[InstanceStatus | None]]], error: BaseException
+) -> None:
+    for answers in asked.values():
+        for answer in answers:
+            if answer.done():
+                continue
+            if isinstance(error, Exception):
+                answer.set_exception(error)
+            else:
+                answer.cancel()
+
+
+async def wait_until(
+    provider: Provider,
+    reader: StatusReader,
+    instance_id: InstanceId,
+    is_reached: Callable[[InstanceStatus], bool],
+) -> InstanceStatus:
+    """The first state seen that passes the test. The instance need not exist yet.
+
+    Raises:
+        ProviderError: the store can't answer and never will.
+    """
+    loop = asyncio.get_running_loop()
+    backoff = Backoff()
+    while True:
+        # The feed is open before the state is read, so that no change falls between the two.
+        feed = loop.create_task(provider.wait_for_change((instance_id,), wait_ms=LOOK_AGAIN_MS))
         try:
             await asyncio.sleep(0)
-            await self._read()
-            if self._waiters:
-                await asyncio.wait((feed, joined), return_when=asyncio.FIRST_COMPLETED)
-            self._unread |= self._changed(feed)
+            state = await reader.read(instance_id)
+            if state is not None and is_reached(state):
+                return state
+            await feed
+            backoff.reset()
+        except ProviderError as error:
+            if not error.retryable:
+                raise
+            await asyncio.sleep(backoff.next_s())
         finally:
-            feed.cancel()
-            joined.cancel()
-            await asyncio.wait((feed, joined))
-
-    async def _read(self) -> None:
-        ids = tuple(self._unread & self._waiters.keys())
-        if not ids:
-            return
-        states = await self._provider.read_status(ids)
-        self._unread -= set(ids)
-        for instance_id, state in states.items():
-            for waiter in tuple(self._waiters.get(instance_id, ())):
-                if not waiter.answer.done() and waiter.is_reached(state):
-                    waiter.answer.set_result(state)
-                    self._leave_quietly(waiter)
-
-    def _leave_quietly(self, waiter: _Waiter) -> None:
-        waiters = self._waiters[waiter.instance_id]
-        waiters.discard(waiter)
-        if not waiters:
-            del self._waiters[waiter.instance_id]
-
-    def _changed(self, feed: asyncio.Task[Collection[InstanceId] | None]) -> set[InstanceId]:
-        if not feed.done():
-            return set()
-        told = feed.result()
-        # Nothing told, or told that nothing changed in all that time: look at everything.
-        return set(told) if told else set(self._waiters)
-
-    def _fail(self, error: Exception) -> None:
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                if not waiter.answer.done():
-                    waiter.answer.set_exception(error)
+            if not feed.done():
+                feed.cancel()
+                await asyncio.wait((feed,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -27,6 +27,7 @@ from duroxide.providers.base import (
     MessageKind,
     NewExecution,
     Provider,
+    ProviderAdmin,
 )
 from duroxide.testing.clocks import ManualClock
 from duroxide.version import ENGINE_VERSION, SemVer
@@ -93,6 +94,13 @@ class StoreDriver:
     def __init__(self, provider: Provider, clock: ManualClock) -> None:
         self.provider = provider
         self.clock = clock
+
+    @property
+    def admin(self) -> ProviderAdmin:
+        """The management half; a provider that has none is skipped."""
+        if not hasattr(self.provider, "delete_instances"):
+            pytest.skip("the provider has no management methods")
+        return cast("ProviderAdmin", self.provider)
 
     def now_ms(self) -> int:
         return self.clock.now_ms()
