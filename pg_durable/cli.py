@@ -170,12 +170,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; what goes wrong is told on standard error."""
     try:
         status = cli.main(arguments, prog_name="pg-durable", standalone_mode=False)
-    except Stopped as stopped:
+    except click.Abort as abort:  # what click makes of every KeyboardInterrupt, after a new line
         click.echo("pg-durable: stopped", err=True)
-        return stopped.exit_status
-    except click.exceptions.Abort:
-        click.echo("pg-durable: stopped", err=True)
-        return 130
+        return abort.__cause__.exit_status if isinstance(abort.__cause__, Stopped) else 130
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -129,7 +129,7 @@ def _outcome(node: Node) -> str:
         return ""
     if node.status == "failed":
         return str(result.get("error", "") if isinstance(result, dict) else result)
-    count = result.get("row_count") if isinstance(result, dict) else None
+    count = result.get("affected") if isinstance(result, dict) else None
     return "" if count is None else f"({count} row{'' if count == 1 else 's'})"
 
 

@@ -9,12 +9,11 @@ from typing import LiteralString
 
 import psycopg
 from psycopg.rows import class_row
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.padding import Padding
 from rich.syntax import Syntax
-from rich.tree import Tree
 
 from pg_durable.commands.graphview import MARKS, Node, mark, tree_of
 from pg_durable.commands.problems import CommandFailed
@@ -52,17 +51,17 @@ class Stage:
         self.console.print(f"\n[bold]{escape(words)}[/]\n")
 
     def say(self, words: str) -> None:
-        self.console.print(Padding(escape(words), INDENT))
+        self.console.print(_indented(escape(words)))
 
     def done(self, words: str, status: str = "completed") -> None:
-        self.console.print(mark(status, self.console), escape(words))
+        self.console.print(mark(status, self.console), escape(words), soft_wrap=True)
 
     def start(self, statement: LiteralString) -> str:
         """Show a statement that starts a workflow, run it as it stands, return the instance's id."""
         syntax = Syntax(statement, "postgresql", theme="ansi_dark", background_color="default")
-        self.console.print(Padding(syntax, INDENT))
+        self.console.print(_indented(syntax))
         instance = str(self.value(statement))
-        self.console.print(Padding(f"[dim]returns[/] [bold]{escape(instance)}[/]\n", INDENT))
+        self.console.print(_indented(f"[dim]returns[/] [bold]{escape(instance)}[/]\n"))
         return instance
 
     def value(self, statement: LiteralString) -> object:
@@ -71,30 +70,28 @@ class Stage:
         assert row is not None
         return row[0]
 
-    def watch(
-        self, instance: str, words: str, until: Callable[[Workflow], bool], *, alone: bool = False
-    ) -> Workflow:
+    def watch(self, instance: str, words: str, until: Callable[[Workflow], bool]) -> Workflow:
         """Show the graph, live in a terminal, until it is as wanted.
 
         Args:
             words: what this waits for, for the message if it does not happen.
-            alone: no worker is expected to run.
 
         Raises:
             CommandFailed: it did not become so in time, or the worker ended by itself.
         """
         deadline = time.monotonic() + PATIENCE_S
-        with Live(console=self.console, auto_refresh=False) as live:
-            while True:
-                workflow = self._look(instance)
-                live.update(Padding(self._tree(instance, workflow), INDENT), refresh=True)
-                if until(workflow):
-                    return workflow
-                if not alone and not self.worker.is_running:
+        with Live(console=self.console, auto_refresh=False, transient=True) as live:
+            while not until(workflow := self._look(instance)):
+                if self.console.is_terminal:
+                    live.update(self._tree(instance, workflow), refresh=True)
+                if not self.worker.is_running:
                     raise self._gave_up(f"the worker {ended(self.worker.exit_status)}")
                 if time.monotonic() > deadline:
                     raise self._gave_up(f"{words}: not so after {PATIENCE_S:g} s")
                 time.sleep(POLL_S)
+        self.console.print(self._tree(instance, workflow))
+        self.console.print()
+        return workflow
 
     def _look(self, instance: str) -> Workflow:
         status = self.session.execute("select df.status(%s)", [instance]).fetchone()
@@ -103,15 +100,19 @@ class Stage:
             nodes = cursor.execute(NODES, [instance]).fetchall()
         return Workflow(status=str(status[0]), nodes=nodes)
 
-    def _tree(self, instance: str, workflow: Workflow) -> Tree:
+    def _tree(self, instance: str, workflow: Workflow) -> Padding:
         _, _, style = MARKS.get(workflow.status, MARKS["pending"])
         title = f"[bold]{escape(instance)}[/] [{style}]{escape(workflow.status)}[/]"
-        return tree_of(title, workflow.nodes, self.console)
+        return _indented(tree_of(title, workflow.nodes, self.console))
 
     def _gave_up(self, what: str) -> CommandFailed:
         log = self.worker.log_tail()
         said = "".join(f"\n    {line}" for line in log.splitlines())
         return CommandFailed(what + (f"; the worker's last words:{said}" if said else ""))
+
+
+def _indented(what: RenderableType) -> Padding:
+    return Padding(what, INDENT, expand=False)
 
 
 def is_over(workflow: Workflow) -> bool:

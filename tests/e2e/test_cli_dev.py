@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,12 +62,12 @@ def worker_of(running: Household) -> int:
 
 
 @pytest.fixture
-def reachable(tmp_path: Path) -> Path:
-    """A folder that the server's user can get to, also when we are root."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.getuid() and folder != Path("/tmp"):
-            folder.chmod(folder.stat().st_mode | 0o011)
-    return tmp_path
+def reachable() -> Iterator[Path]:
+    """A folder that the server's user can get to when we are root: tmp_path is closed to others."""
+    with tempfile.TemporaryDirectory(prefix="pg-durable-test-") as folder:
+        path = Path(folder)
+        path.chmod(0o711)
+        yield path
 
 
 def test_the_line_that_dev_prints_opens_psql_where_the_example_works(reachable: Path) -> None:
@@ -89,7 +90,9 @@ def test_the_line_that_dev_prints_opens_psql_where_the_example_works(reachable: 
     assert (ending.status, ending.left) == (0, []), ending
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long)]
+)
 def test_a_signal_stops_worker_and_server(reachable: Path, number: signal.Signals) -> None:
     with dev(reachable) as running:
         running.signal(number)
@@ -99,6 +102,7 @@ def test_a_signal_stops_worker_and_server(reachable: Path, number: signal.Signal
     assert ending.output.rstrip().endswith("stopped")
 
 
+@pytest.mark.long
 def test_after_sigkill_nothing_is_left_and_the_data_is_there(reachable: Path) -> None:
     with dev(reachable) as running:
         with psycopg.connect(dsn_of(running)) as connection:

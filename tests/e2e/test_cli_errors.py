@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import secrets
 import socket
-import subprocess
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_durable import install
-from tests.fixtures.commands import pg_durable
+from tests.fixtures.commands import Done, pg_durable
 from tests.fixtures.old_server import server_of_version
 from tests.fixtures.postgres import Database
 
 NEED_A_DATABASE = ("install", "check", "worker", "uninstall --yes")
 
 
-def told(done: subprocess.CompletedProcess[str], status: int, dsn: str) -> str:
+def told(done: Done, status: int, dsn: str) -> str:
     """Check what holds for every error, and return what was said."""
-    assert done.returncode == status, done
-    assert done.stderr.startswith("pg-durable: "), done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.status == status, done
+    assert done.errors.startswith("pg-durable: "), done.errors
+    assert "Traceback" not in done.errors
     password = conninfo_to_dict(dsn).get("password")
-    assert not password or str(password) not in done.stdout + done.stderr
-    return done.stderr
+    assert not password or str(password) not in done.output + done.errors
+    return done.errors
 
 
 @pytest.fixture
@@ -144,18 +143,18 @@ def test_without_any_postgresql_the_demo_says_how_to_get_one() -> None:
 
 def test_a_command_that_does_not_exist_is_wrong_usage() -> None:
     done = pg_durable("strat")
-    assert done.returncode == 2
-    assert "No such command 'strat'" in done.stderr
+    assert done.status == 2
+    assert "No such command 'strat'" in done.errors
 
 
 def test_dsn_and_private_exclude_each_other() -> None:
     done = pg_durable("demo", "--private", "--dsn", "dbname=app")
-    assert done.returncode == 2
-    assert "exclude each other" in done.stderr
+    assert done.status == 2
+    assert "exclude each other" in done.errors
 
 
 def test_debug_adds_the_traceback_to_the_message(database: Database) -> None:
     done = pg_durable("check", PG_DURABLE_DSN=database.dsn, PG_DURABLE_DEBUG="1")
-    assert done.returncode == 5
-    assert "Traceback" in done.stderr
-    assert "To fix it: run `pg-durable install`" in done.stderr
+    assert done.status == 5
+    assert "Traceback" in done.errors
+    assert "To fix it: run `pg-durable install`" in done.errors

@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-import subprocess
+import io
 
 import psycopg
 import pytest
 
 from pg_durable import install
-from tests.fixtures.commands import PROGRAM, clean_environment, pg_durable
+from tests.fixtures.commands import pg_durable
 from tests.fixtures.postgres import Database
 
 
 def test_install_check_and_uninstall_leave_what_was_there_before(database: Database) -> None:
     before = contents(database)
-    assert pg_durable("install", "--dsn", database.dsn).returncode == 0
-    assert pg_durable("install", "--dsn", database.dsn).returncode == 0
+    assert pg_durable("install", "--dsn", database.dsn).status == 0
+    assert pg_durable("install", "--dsn", database.dsn).status == 0
     checked = pg_durable("check", PG_DURABLE_DSN=database.dsn)
-    assert checked.returncode == 0, checked.stderr
-    assert "schema df       current" in checked.stdout
-    assert pg_durable("uninstall", "--yes", DATABASE_URL=database.dsn).returncode == 0
+    assert checked.status == 0, checked.errors
+    assert "schema df       current" in checked.output
+    assert pg_durable("uninstall", "--yes", DATABASE_URL=database.dsn).status == 0
     assert contents(database) == before
 
 
-def test_uninstall_without_an_answer_removes_nothing(database: Database) -> None:
+def test_uninstall_without_an_answer_removes_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
     install.install(database.dsn)
     done = pg_durable("uninstall", "--dsn", database.dsn)
-    assert done.returncode == 1
-    assert "nothing was removed" in done.stderr
-    assert pg_durable("check", "--dsn", database.dsn).returncode == 0
+    assert done.status == 1
+    assert "nothing was removed" in done.errors
+    assert pg_durable("check", "--dsn", database.dsn).status == 0
 
 
 @pytest.mark.parametrize(("answer", "status"), [("n", 0), ("y", 5)])
-def test_uninstall_does_what_is_answered(database: Database, answer: str, status: int) -> None:
+def test_uninstall_does_what_is_answered(
+    database: Database, monkeypatch: pytest.MonkeyPatch, answer: str, status: int
+) -> None:
     install.install(database.dsn)
-    subprocess.run(
-        [PROGRAM, "uninstall", "--dsn", database.dsn],
-        input=f"{answer}\n",
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert pg_durable("check", "--dsn", database.dsn).returncode == status
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{answer}\n"))
+    pg_durable("uninstall", "--dsn", database.dsn)
+    assert pg_durable("check", "--dsn", database.dsn).status == status
 
 
 def test_unfinished_workflows_are_removed_by_force_only(database: Database) -> None:
@@ -50,34 +49,34 @@ def test_unfinished_workflows_are_removed_by_force_only(database: Database) -> N
     with psycopg.connect(database.dsn) as connection:
         connection.execute("select df.start('select 1')")
     done = pg_durable("uninstall", "--yes", "--dsn", database.dsn)
-    assert done.returncode == 7
-    assert "1 workflows are not finished" in done.stderr
-    assert "--force" in done.stderr
-    assert pg_durable("uninstall", "--yes", "--force", "--dsn", database.dsn).returncode == 0
+    assert done.status == 7
+    assert "1 workflows are not finished" in done.errors
+    assert "--force" in done.errors
+    assert pg_durable("uninstall", "--yes", "--force", "--dsn", database.dsn).status == 0
 
 
 def test_the_printed_sql_makes_a_database_that_passes_the_check(database: Database) -> None:
     script = pg_durable("install", "--sql")
-    assert script.returncode == 0
+    assert script.status == 0
     with psycopg.connect(database.dsn) as connection:
-        connection.execute(script.stdout.encode())
+        connection.execute(script.output.encode())
     checked = pg_durable("check", "--dsn", database.dsn)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.status == 0, checked.output + checked.errors
 
 
 def test_version_names_the_server_if_there_is_one(database: Database) -> None:
     alone = pg_durable("version")
-    assert alone.returncode == 0
-    assert "PostgreSQL" not in alone.stdout
+    assert alone.status == 0
+    assert "PostgreSQL" not in alone.output
     with_server = pg_durable("version", "--dsn", database.dsn)
-    assert "schema df       not installed" in with_server.stdout
+    assert "schema df       not installed" in with_server.output
 
 
 def test_a_setting_out_of_range_is_wrong_usage(database: Database) -> None:
     install.install(database.dsn)
     done = pg_durable("worker", "--dsn", database.dsn, PG_DURABLE_ACTIVITY_LEASE="soon")
-    assert done.returncode == 2
-    assert "PG_DURABLE_ACTIVITY_LEASE must be a number, not 'soon'" in done.stderr
+    assert done.status == 2
+    assert "PG_DURABLE_ACTIVITY_LEASE must be a number, not 'soon'" in done.errors
 
 
 def contents(database: Database) -> set[tuple[object, ...]]:

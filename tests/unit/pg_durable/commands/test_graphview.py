@@ -45,7 +45,7 @@ def shown(*nodes: Node, width: int = 60, encoding: str = "utf-8") -> list[str]:
 CHAIN = (
     node("c", query="SELECT 3", status="pending"),
     node("t2", "THEN", left="t1", right="c", status="running"),
-    node("a", query="SELECT 1", status="completed", name="one", result={"row_count": 1}),
+    node("a", query="SELECT 1", status="completed", name="one", result={"affected": 1}),
     node("t1", "THEN", left="a", right="b", status="completed"),
     node("b", "SLEEP", "60", status="running"),
 )
