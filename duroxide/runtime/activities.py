@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from duroxide import work
-from duroxide.activity import ALREADY_FINISHED, ActivityContext, LeaseLost
+from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, LeaseLost
 from duroxide.codec import decode_work
 from duroxide.errors import CodecError
 from duroxide.failures import Failure, PoisonedActivity, PoisonFailure, activity_failure
@@ -18,6 +18,7 @@ from duroxide.providers.base import (
     AbandonActivity,
     CommitCode,
     CommitItem,
+    CommitTurn,
     EagerDispatch,
     FinishActivity,
     LeasedActivity,
@@ -112,6 +113,16 @@ class ActivityDispatcher:
             self._in_hand[leased.token] = leased
             name = f"activity {leased.instance_id}#{leased.activity_id}"
             self._slots.spawn(self._process(leased), name)
+
+    def cancelled(self, turn: CommitTurn) -> None:
+        """A turn has given activities up: those that run here hear of it before their next renewal."""
+        given_up = {
+            (turn.instance_id, turn.execution_id, activity_id)
+            for activity_id in turn.cancelled_activities
+        }
+        for token, leased in tuple(self._in_hand.items()) if given_up else ():
+            if (leased.instance_id, leased.execution_id, leased.activity_id) in given_up:
+                self._leases.lose(token)
 
     # Ending.
 

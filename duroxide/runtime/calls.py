@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
-from duroxide.activity import ActivityContext
+from duroxide.activity_context import ActivityContext
 from duroxide.errors import LimitExceeded, TaskError
 from duroxide.failures import Failure, activity_failure
 from duroxide.limits import Limits

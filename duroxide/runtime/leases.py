@@ -63,6 +63,12 @@ class Leases(Generic[Token]):
     def release(self, token: Token) -> None:
         self._held.pop(token, None)
 
+    def lose(self, token: Token) -> None:
+        """It is known to be gone before the store was asked."""
+        lease = self._held.get(token)
+        if lease is not None:
+            self._lose(token, lease)
+
     def due(self, now_ms: int) -> list[Token]:
         """Those that are old enough to be renewed."""
         fresh_from_ms = now_ms + self.lease_ms - self.tick_ms

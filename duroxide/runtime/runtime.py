@@ -156,6 +156,7 @@ class AsyncRuntime:
             self._orchestrations.poller.nudge()
         if turn.activities:
             self._activities.poller.nudge()
+        self._activities.cancelled(turn)
 
     async def drain(self, timeout: timedelta | None = None) -> bool:
         """Take nothing new, finish what is under way; false if that took longer than the timeout.

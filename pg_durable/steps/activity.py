@@ -7,7 +7,7 @@ import json
 from collections.abc import Coroutine
 from typing import Any
 
-from duroxide.activity import ALREADY_FINISHED, ActivityContext, AlreadyFinished, LeaseLost
+from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, AlreadyFinished, LeaseLost
 from duroxide.errors import ActivityError
 from duroxide.registry import ActivityDef, define_activity
 from pg_durable.leaves import EXECUTE_SQL

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from duroxide import history
-from duroxide.activity import ALREADY_FINISHED, ActivityContext, LeaseLost
+from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, LeaseLost
 from duroxide.client import AsyncClient, OrchestrationFailed, Signal
 from duroxide.context import OrchestrationContext
 from duroxide.decorators import activity, orchestration
