@@ -15,8 +15,10 @@ as $$
             (case p_node_type when 'IF' then 2 else 1 end, p_left),
             (case p_node_type when 'IF' then 3 else 2 end, p_right)
         union all
-        select case p_node_type when 'IF' then 1 else 2 end, p_query::json ->> 'condition_node'
-        where p_node_type in ('IF', 'LOOP') and p_query is not null
+        -- The cast is inside the CASE: in a WHERE it could be made first, and fail on a SQL node's text.
+        select
+            case p_node_type when 'IF' then 1 else 2 end,
+            case when p_node_type in ('IF', 'LOOP') then p_query::json ->> 'condition_node' end
         union all
         select 2 + e.n, e.id
         from json_array_elements_text(
