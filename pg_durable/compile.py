@@ -45,13 +45,14 @@ def orchestrations(
 
     async def execute_function_graph(ctx: OrchestrationContext, input_text: str) -> str:
         """Its output is the root node's result document."""
-        result, _ = await _walk(ctx, input_text, subtree)
+        result, _ = await _run(ctx, input_text, subtree)
         return result.text
 
     async def execute_subtree(ctx: OrchestrationContext, input_text: str) -> str:
-        """Its output is the loop's result and the names that it has bound."""
-        result, names = await _walk(ctx, input_text, subtree)
-        return canonical({"control": "Normal", "result": result.text, "results": names})
+        """Its output is the loop's result, the names that it has bound and the signals it has taken."""
+        result, walk = await _run(ctx, input_text, subtree)
+        envelope = {"result": result.text, "results": walk.results, "cursors": walk.cursors}
+        return canonical({"control": "Normal", **envelope})
 
     whole, subtree = (
         define_orchestration(code, name=name, version=VERSION, raw=True, prepare=prepare)
@@ -63,9 +64,9 @@ def orchestrations(
     return whole, subtree
 
 
-async def _walk(
+async def _run(
     ctx: OrchestrationContext, input_text: str, subtree: OrchestrationDef[..., Any]
-) -> tuple[Result, dict[str, str]]:
+) -> tuple[Result, Walk]:
     try:
         told = WorkflowInput.parse(input_text)
     except ValueError as error:
@@ -77,9 +78,9 @@ async def _walk(
     root = graph.root if told.node_id is None else NodeId(told.node_id)
     scope = Scope(engine_id=ctx.instance_id, generation=ctx.execution_id, root=root)
     execution = Execution(ctx=ctx, graph=graph, told=told, subtree=subtree)
-    walk = Walk(execution, scope, dict(told.results))
+    walk = Walk(execution, scope, told.results, told.cursors)
     try:
-        return await walk.run(root), walk.results
+        return await walk.run(root), walk
     except BreakLoop:
         raise OrchestrationError(BREAK_OUTSIDE_LOOP) from None
     except NodeFailed as failure:

@@ -67,6 +67,16 @@ class Home:
         row = await self._row("backend_exists", pid=pid)
         return row is not None and bool(row[0])
 
+    async def claim_signal(self, **wait: Any) -> str | None:
+        """Begin to wait; the signal as `{"seq", "data"}` if it is there already."""
+        row = await self._row("claim_signal", **wait)
+        return None if row is None or row[0] is None else str(row[0])
+
+    async def unclaim_signal(self, waiter_key: str, instance_id: str) -> bool:
+        """Give a wait up; false: the signal has been sent to the queue of that key."""
+        row = await self._row("unclaim_signal", waiter_key=waiter_key, instance_id=instance_id)
+        return row is not None and bool(row[0])
+
     async def _row(self, statement: str, **parameters: Any) -> tuple[Any, ...] | None:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_SQL[statement], parameters)

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Generator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from pg_durable.graph import Node, NodeId, Sql, WaitSchedule
+from pg_durable.graph import Node, NodeId, Signal, Sql, WaitSchedule
 from pg_durable.outcomes import BreakLoop, NodeFailed, Result
-from pg_durable.results import Number, parse
+from pg_durable.results import Number, encode, json_string, parse
 from pg_durable.schedule import next_time
 from pg_durable.scope import canonical
 from pg_durable.substitute import substitute_json, substitute_raw, substitute_sql
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pg_durable.walk import Walk
 
 EXECUTE_SQL = "pg_durable::activity::execute-sql"
+CLAIM_SIGNAL = "pg_durable::activity::claim-signal"
+UNCLAIM_SIGNAL = "pg_durable::activity::unclaim-signal"
 MAX_SLEEP_SECONDS = 100 * 366 * 24 * 3600
 
 Visit: TypeAlias = Generator[NodeId | Awaitable[Any], Any, Result]
@@ -57,6 +59,65 @@ def wait_schedule(walk: Walk, kind: WaitSchedule) -> Visit:
 def break_loop(walk: Walk, value: str | None) -> NoReturn:
     """Ends the nearest loop; nothing of the visit is left to do."""
     raise BreakLoop("null" if value is None else substitute_json(value, walk.bindings()))
+
+
+def signal(walk: Walk, node: Node, kind: Signal) -> Visit:
+    """The first signal of its name after the last one that this scope took; it may be there already.
+
+    If it is not, a waiter row stands for this wait until the signal comes or the time is over.
+    """
+    name = substitute_raw(kind.signal_name, walk.bindings())
+    seconds = None
+    if kind.timeout_seconds is not None:
+        text = substitute_raw(kind.timeout_seconds, walk.bindings())
+        seconds = whole_seconds(text, "signal timeout")
+    key = f"{walk.scope.stamp}::{node.id}::{walk.told.iteration}"
+    request = {
+        "waiter_key": key,
+        "instance_id": walk.told.instance_id,
+        "name": name,
+        "after_seq": walk.cursors.get(name, 0),
+        "engine_id": walk.ctx.instance_id,
+        "mode": kind.mode,
+    }
+    answer = yield walk.ctx.call(CLAIM_SIGNAL, raw_input=canonical(request))
+    if answer == "null":
+        walk.execution.open_waits.add(key)
+        answer = yield from _await_signal(walk, key, seconds)
+        walk.execution.open_waits.discard(key)
+    if answer is None:
+        return Result(_signal_document(name, "null", timed_out=True))
+    match parse(answer):
+        case {"seq": Number(text=seq), "data": data}:
+            walk.cursors[name] = int(seq)
+            return Result(_signal_document(name, encode(data), timed_out=False))
+        case _:
+            raise NodeFailed(f"signal '{name}' came in a form that this worker does not know")
+
+
+def _await_signal(walk: Walk, key: str, seconds: int | None) -> Generator[Any, Any, str | None]:
+    message = walk.mailbox(key)
+    if seconds is None:
+        return str((yield message))
+    first = yield walk.ctx.select(message, walk.ctx.sleep(timedelta(seconds=seconds)))
+    if first.index == 0:
+        return str(first.value)
+    return (yield from give_up_wait(walk, key))
+
+
+def give_up_wait(walk: Walk, key: str) -> Generator[Any, Any, str | None]:
+    """Remove the waiter; the answer, if it was sent before that."""
+    request = {"waiter_key": key, "instance_id": walk.told.instance_id}
+    was_waiting = yield walk.ctx.call(UNCLAIM_SIGNAL, raw_input=canonical(request))
+    walk.execution.open_waits.discard(key)
+    if was_waiting == "true":
+        return None
+    return str((yield walk.mailbox(key)))
+
+
+def _signal_document(name: str, data: str, *, timed_out: bool) -> str:
+    flag = "true" if timed_out else "false"
+    return f'{{"signal_name": {json_string(name)}, "timed_out": {flag}, "data": {data}}}'
 
 
 def has_rows(results: Mapping[str, str], name: str | None) -> bool:

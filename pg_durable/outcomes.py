@@ -80,6 +80,7 @@ class BranchEnd:
     """How a branch ended: exactly one of result, break and failure."""
 
     results: Mapping[str, str]  # all names that were bound at its end
+    cursors: Mapping[str, int]  # of the signals taken by then
     result: Result | None = None
     broken: BreakLoop | None = None
     failure: NodeFailed | None = None

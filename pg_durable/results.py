@@ -152,11 +152,12 @@ def row_set(
     """The document of an SQL node.
 
     Args:
-        columns: as selected; of two with one name the later one's values are kept, at the place of
-            the earlier one.
+        columns: as selected; of two with one name the first one's values are kept.
         rows: JSON texts, one for each column.
     """
-    kept: dict[str, int] = {column.name: index for index, column in enumerate(columns)}
+    kept: dict[str, int] = {}
+    for index, column in enumerate(columns):
+        kept.setdefault(column.name, index)
     keys = [(json_string(name) + ":", index) for name, index in kept.items()]
     parts = [
         '{"rows":[',

@@ -90,6 +90,7 @@ class WorkflowInput:
     iteration: int = 0
     node_id: str | None = None  # the root of a child's walk; None: the root of the graph
     results: Mapping[str, str] = field(default_factory=dict)  # names that are bound already
+    cursors: Mapping[str, int] = field(default_factory=dict)  # of the signals taken so far
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -111,6 +112,7 @@ class WorkflowInput:
                 iteration=int(document.get("loop_iteration") or 0),
                 node_id=document.get("node_id"),
                 results=_texts(document.get("results")),
+                cursors={name: int(seq) for name, seq in (document.get("cursors") or {}).items()},
                 settings=document.get("settings") or {},
             )
         except KeyError as error:
@@ -128,6 +130,8 @@ class WorkflowInput:
             document["node_id"] = self.node_id
         if self.results:
             document["results"] = dict(self.results)
+        if self.cursors:
+            document["cursors"] = dict(self.cursors)
         if self.settings:
             document["settings"] = dict(self.settings)
         return canonical(document)

@@ -43,6 +43,7 @@ class Settings:
 
     turn_concurrency: int = _count(64, 1, 10_000, "turns at once")
     sql_concurrency: int = _count(16, 1, 10_000, "SQL steps at once, each with a connection")
+    system_concurrency: int = _count(16, 1, 10_000, "short calls at once, such as for signals")
     turn_lease: float = _seconds(10.0, 0.1, 3600.0, "for how long a worker takes an instance")
     activity_lease: float = _seconds(
         30.0, 0.1, 3600.0, "for how long a worker takes a step; the longest that a crash delays it"

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, assert_never
 
-from duroxide.context import OrchestrationContext
+from duroxide.context import OrchestrationContext, Queue
+from duroxide.engine.futures import DurableFuture
 from duroxide.errors import LimitExceeded, TaskError
 from duroxide.registry import OrchestrationDef
 from pg_durable import leaves
@@ -55,6 +56,7 @@ class Execution:
     graph: Graph
     told: WorkflowInput
     subtree: OrchestrationDef[..., Any]  # what runs a loop that is not the root
+    open_waits: set[str] = field(default_factory=set)  # keys of signals that are waited for
 
 
 class Walk:
@@ -62,15 +64,23 @@ class Walk:
 
     Args:
         results: the names bound so far; this walk binds more.
+        cursors: the number of the last signal taken, by name; this walk takes more.
     """
 
-    def __init__(self, execution: Execution, scope: Scope, results: dict[str, str]) -> None:
+    def __init__(
+        self,
+        execution: Execution,
+        scope: Scope,
+        results: Mapping[str, str],
+        cursors: Mapping[str, int],
+    ) -> None:
         self.execution = execution
         self.ctx = execution.ctx
         self.graph = execution.graph
         self.told = execution.told
         self.scope = scope
-        self.results = results
+        self.results = dict(results)
+        self.cursors = dict(cursors)
 
     async def run(self, root: NodeId) -> Result:
         """Visit a node with all below it.
@@ -144,7 +154,9 @@ class Walk:
                 return leaves.sleep(self, seconds)
             case WaitSchedule() as schedule:
                 return leaves.wait_schedule(self, schedule)
-            case Signal() | Http() | HttpMultipart():
+            case Signal() as wait:
+                return leaves.signal(self, node, wait)
+            case Http() | HttpMultipart():
                 raise NodeFailed(f"{node.node_type} nodes are not supported by this worker")
             case unknown:
                 assert_never(unknown)
@@ -178,6 +190,7 @@ class Walk:
         winner = yield self.ctx.select(self._branch(left), self._branch(right))
         end: BranchEnd = winner.value
         side, loser = ("left", right) if winner.index == 0 else ("right", left)
+        yield from self._give_up_waits(self.scope.child_id(loser))
         if isinstance(self.graph[loser].kind, Loop):
             stamp = f"{self.scope.child_id(loser)}::1"
             self.report(loser, "failed", stamp=stamp, error={"message": LOST_RACE})
@@ -190,19 +203,31 @@ class Walk:
         """Walk a branch beside others; it has its own copy of the names."""
         is_loop = isinstance(self.graph[root].kind, Loop)
         scope = self.scope if is_loop else self.scope.branch(root)
-        walk = Walk(self.execution, scope, dict(self.results))
+        walk = Walk(self.execution, scope, self.results, self.cursors)
+        end = functools.partial(BranchEnd, results=walk.results, cursors=walk.cursors)
         try:
-            return BranchEnd(results=walk.results, result=await walk.run(root))
+            return end(result=await walk.run(root))
         except BreakLoop as broken:
-            return BranchEnd(results=walk.results, broken=broken)
+            return end(broken=broken)
         except NodeFailed as failure:
-            return BranchEnd(results=walk.results, failure=failure)
+            return end(failure=failure)
 
     def _merge(self, end: BranchEnd, before: dict[str, str]) -> None:
         """Take over the names that the branch has bound, not those that it was given."""
         for name, text in end.results.items():
             if before.get(name) != text:
                 self.results[name] = text
+        self._advance(end.cursors)
+
+    def _advance(self, cursors: Mapping[str, int]) -> None:
+        for name, seq in cursors.items():
+            self.cursors[name] = max(seq, self.cursors.get(name, 0))
+
+    def _give_up_waits(self, scope_id: str) -> Generator[Any, Any, None]:
+        """Remove the waiters of a scope that has lost its race, and what they were sent."""
+        for key in sorted(self.execution.open_waits):
+            if key.startswith(f"{scope_id}::"):
+                yield from leaves.give_up_wait(self, key)
 
     # Loops.
 
@@ -229,12 +254,14 @@ class Walk:
         self._continue(coming)
 
     def _continue(self, iteration: int) -> NoReturn:
-        told = replace(self.told, iteration=iteration, results=self.results)
+        told = replace(self.told, iteration=iteration, results=self.results, cursors=self.cursors)
         self.ctx.continue_as_new(told.encode())
 
     def _nested_loop(self, node_id: NodeId, *, is_branch: bool) -> Visit:
         """A loop that is not the root runs as a child, so that what precedes it is not repeated."""
-        told = replace(self.told, node_id=node_id, iteration=0, results=self.results)
+        told = replace(
+            self.told, node_id=node_id, iteration=0, results=self.results, cursors=self.cursors
+        )
         child = self.ctx.call_child(
             self.execution.subtree,
             told.encode(),
@@ -247,12 +274,17 @@ class Walk:
             prefix = "" if is_branch else "Loop sub-orchestration failed: "
             raise NodeFailed.of(error).prefixed(prefix) from None
         self.results.update(envelope["results"])
+        self._advance(envelope["cursors"])
         return Result(envelope["result"], node_id)
 
     # What leaves need.
 
     def bindings(self) -> Bindings:
         return self.told.bindings(self.results)
+
+    def mailbox(self, key: str) -> DurableFuture[str]:
+        """The next message of a queue of this execution, as its exact text."""
+        return Queue(self.ctx.journal, key, str).get()
 
     def report(
         self, node_id: NodeId, status: str, *, stamp: str | None = None, **facts: Any

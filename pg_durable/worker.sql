@@ -24,3 +24,13 @@ where w.worker_id = %(worker_id)s or w.last_seen_at < now() - interval '1 day'
 -- name: backend_exists
 -- Whether a server process of that number exists; another one may have taken the number over.
 select exists (select from pg_stat_activity as a where a.pid = %(pid)s)
+
+-- name: claim_signal
+-- Begin to wait for a signal; the answer if it is there already. Repeating it changes nothing.
+select df._claim_signal_v1(
+    %(waiter_key)s, %(instance_id)s, %(name)s, %(after_seq)s, %(engine_id)s, %(mode)s
+)
+
+-- name: unclaim_signal
+-- Give a wait up; false means that the answer is on its way to the queue.
+select df._unclaim_signal_v1(%(waiter_key)s, %(instance_id)s)
