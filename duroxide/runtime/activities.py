@@ -6,18 +6,19 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from duroxide import work
 from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, LeaseLost
 from duroxide.codec import decode_work
 from duroxide.errors import CodecError
 from duroxide.failures import Failure, PoisonedActivity, PoisonFailure, activity_failure
-from duroxide.ids import ActivityToken, EventId, ExecutionId, InstanceId
+from duroxide.ids import ActivityToken
 from duroxide.providers.base import (
     AbandonActivity,
     CommitCode,
     CommitItem,
+    CommitResult,
     CommitTurn,
     EagerDispatch,
     FinishActivity,
@@ -39,6 +40,23 @@ from duroxide.runtime.telemetry import ActivityRecord, Observer
 
 logger = logging.getLogger("duroxide.runtime")
 
+Completion: TypeAlias = work.ActivityCompletion | work.ActivityFailure
+
+
+class Finish(Protocol):
+    """Records what came of an activity."""
+
+    async def __call__(
+        self, leased: LeasedActivity, completion: Completion, item: FinishActivity
+    ) -> CommitResult: ...
+
+
+class Ended(Protocol):
+    """Is told of an activity that has nothing to record."""
+
+    def __call__(self, leased: LeasedActivity, *, wrote_itself: bool) -> None: ...
+
+
 INTERRUPT_S = 1.0  # for code to end once it was cancelled
 
 
@@ -57,6 +75,8 @@ class ActivityDispatcher:
         clock: StoreClock,
         threads: Executor,
         observer: Observer,
+        finish: Finish,
+        ended: Ended,
     ) -> None:
         self._provider = provider
         self._registry = registry
@@ -67,6 +87,8 @@ class ActivityDispatcher:
         self._clock = clock
         self._threads = threads
         self._observer = observer
+        self._finish = finish
+        self._tell_ended = ended
         self._slots = Slots(options.activity_slots)
         self._running = asyncio.Semaphore(options.activity_slots)
         self._per_activity: dict[str, asyncio.Semaphore] = {}
@@ -165,9 +187,15 @@ class ActivityDispatcher:
         def renewed(expires_at_ms: int) -> None:
             context.expires_at_ms = expires_at_ms
 
-        self._leases.hold(leased.token, leased.expires_at_ms, context.cancel, renewed)
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def lose() -> None:
+            context.cancel()
+            lost.set_result(None)
+
+        self._leases.hold(leased.token, leased.expires_at_ms, lose, renewed)
         async with self._limit(definition), self._running:
-            await self._run(leased, definition, context, execute.input)
+            await self._run(leased, definition, context, execute.input, lost)
         return None
 
     def _limit(self, definition: ActivityDef[..., Any]) -> asyncio.Semaphore:
@@ -180,6 +208,7 @@ class ActivityDispatcher:
         definition: ActivityDef[..., Any],
         context: ActivityContext,
         text: str,
+        lost: asyncio.Future[None],
     ) -> None:
         if context.is_cancelled():
             return self._ended(leased, definition.name, "lost", 0.0)
@@ -191,35 +220,31 @@ class ActivityDispatcher:
         name = f"call of {definition.name} {leased.instance_id}#{leased.activity_id}"
         call = loop.create_task(call_activity(definition, context, text, self._threads), name=name)
         try:
-            await self._wait(call, context)
+            await self._wait(call, lost)
         finally:
             await self._interrupt(call)
         seconds = loop.time() - started
-        outcome, item = self._outcome(leased, definition, context, call)
-        if item is not None:
-            self._leases.ending(leased.token)
-            result = await self._flusher.commit(item)
-            if result.code is CommitCode.REFUSED:
-                outcome = "failure"
-                refusal = f"Result of activity {definition.name!r} can't be stored: {result.error}"
-                result = await self._flusher.commit(_failed(leased, activity_failure(refusal)))
-            if not result.ok:
-                outcome = "lost"
-        elif outcome == "finished":
-            self._provider.wake(turns=True)
-        self._ended(leased, definition.name, outcome, seconds)
+        outcome, completion = self._outcome(leased, definition, context, call)
+        if completion is not None and not await self._record(leased, completion):
+            outcome = "lost"
+        self._ended(leased, definition.name, outcome, seconds, is_recorded=completion is not None)
         return None
 
-    async def _wait(self, call: asyncio.Task[Any], context: ActivityContext) -> None:
-        """Wait for the call; once it is cancelled, only for as long as the grace period."""
-        loop = asyncio.get_running_loop()
-        cancelled = loop.create_task(context.cancelled())
-        try:
-            await asyncio.wait((call, cancelled), return_when=asyncio.FIRST_COMPLETED)
-            if not call.done():
-                await asyncio.wait((call,), timeout=self._options.cancellation_grace_ms / 1000)
-        finally:
-            cancelled.cancel()
+    async def _record(self, leased: LeasedActivity, completion: Completion) -> bool:
+        """Write what came of the activity; false if nobody wants it any more."""
+        self._leases.ending(leased.token)
+        result = await self._finish(leased, completion, _finish_item(leased, completion))
+        if result.code is CommitCode.REFUSED:
+            refusal = activity_failure(f"the result can't be stored: {result.error}")
+            item = _finish_item(leased, _failure(leased, refusal))
+            result = await self._flusher.commit(item)
+        return result.ok
+
+    async def _wait(self, call: asyncio.Task[Any], lost: asyncio.Future[None]) -> None:
+        """Wait for the call; once the lease is lost, only for as long as the grace period."""
+        await asyncio.wait((call, lost), return_when=asyncio.FIRST_COMPLETED)
+        if not call.done():
+            await asyncio.wait((call,), timeout=self._options.cancellation_grace_ms / 1000)
 
     async def _interrupt(self, call: asyncio.Task[Any]) -> None:
         """End a call that still runs; code that refuses to end is left behind, and said so."""
@@ -238,8 +263,8 @@ class ActivityDispatcher:
         definition: ActivityDef[..., Any],
         context: ActivityContext,
         call: asyncio.Task[Any],
-    ) -> tuple[str, CommitItem | None]:
-        """What to call it, and what to commit.
+    ) -> tuple[str, Completion | None]:
+        """What to call it, and what to record.
 
         The result of a call that ended within its grace period is offered to the store all the
         same: only the store knows whether it is still wanted.
@@ -260,10 +285,10 @@ class ActivityDispatcher:
         if error is None:
             try:
                 text = result_text(definition, call.result(), self._options.limits)
-                return "success", _completed(leased, text)
+                return "success", _completion(leased, text)
             except Exception as unusable:
                 error = unusable
-        return "failure", _failed(leased, failure_of_activity(definition, error))
+        return "failure", _failure(leased, failure_of_activity(definition, error))
 
     # What can't be run.
 
@@ -300,11 +325,21 @@ class ActivityDispatcher:
             )
         )
         self._leases.ending(leased.token)
-        await self._flusher.commit(_failed(leased, failure))
+        await self._flusher.commit(_finish_item(leased, _failure(leased, failure)))
         return self._ended(leased, name, "poisoned", 0.0)
 
-    def _ended(self, leased: LeasedActivity, name: str, outcome: str, seconds: float) -> None:
+    def _ended(
+        self,
+        leased: LeasedActivity,
+        name: str,
+        outcome: str,
+        seconds: float,
+        *,
+        is_recorded: bool = False,
+    ) -> None:
         self._let_go(leased.token)
+        if not is_recorded:
+            self._tell_ended(leased, wrote_itself=outcome == "finished")
         self._observer.activity_ended(
             ActivityRecord(
                 instance_id=leased.instance_id,
@@ -338,31 +373,23 @@ def _context(
     )
 
 
-def completed(
-    instance_id: InstanceId,
-    execution_id: ExecutionId,
-    activity_id: EventId,
-    token: ActivityToken,
-    result: str,
-) -> FinishActivity:
-    """The commit that ends an activity with this result text."""
-    completion = work.ActivityCompletion(
-        instance=instance_id, execution_id=execution_id, id=activity_id, result=result
-    )
-    return FinishActivity(token=token, completion=message_of(completion))
-
-
-def _completed(leased: LeasedActivity, result: str) -> FinishActivity:
-    return completed(
-        leased.instance_id, leased.execution_id, leased.activity_id, leased.token, result
+def _completion(leased: LeasedActivity, result: str) -> work.ActivityCompletion:
+    return work.ActivityCompletion(
+        instance=leased.instance_id,
+        execution_id=leased.execution_id,
+        id=leased.activity_id,
+        result=result,
     )
 
 
-def _failed(leased: LeasedActivity, details: Failure) -> FinishActivity:
-    failure = work.ActivityFailure(
+def _failure(leased: LeasedActivity, details: Failure) -> work.ActivityFailure:
+    return work.ActivityFailure(
         instance=leased.instance_id,
         execution_id=leased.execution_id,
         id=leased.activity_id,
         details=details,
     )
-    return FinishActivity(token=leased.token, completion=message_of(failure))
+
+
+def _finish_item(leased: LeasedActivity, completion: Completion) -> FinishActivity:
+    return FinishActivity(token=leased.token, completion=message_of(completion))

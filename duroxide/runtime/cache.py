@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from duroxide.engine.run import Run
+from duroxide.history import Event
 from duroxide.ids import ExecutionId, InstanceId
 from duroxide.providers.base import Cursor, LeasedTurn
 from duroxide.registry import OrchestrationDef
+from duroxide.state import KeyValue
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -21,14 +23,17 @@ class Live:
     execution_id: ExecutionId
     definition: OrchestrationDef[..., Any]
     run: Run
+    key_values: Mapping[str, KeyValue]  # as the execution began
+    prepared: object
+    events: list[Event] = field(default_factory=list)  # kept only to be verified
 
     @property
     def cursor(self) -> Cursor:
         return Cursor(self.execution_id, self.run.next_event_id - 1)
 
 
-class LiveCache:
-    """Least recently used first out.
+class LiveCache(Mapping[InstanceId, Cursor]):
+    """Least recently used first out; as a mapping, how far each execution is.
 
     An execution leaves the cache while a turn runs on it, and comes back only when that turn is known
     to be durable: memory is never ahead of the store between turns.
@@ -41,25 +46,24 @@ class LiveCache:
     def __len__(self) -> int:
         return len(self._live)
 
-    def cursors(self) -> Mapping[InstanceId, Cursor]:
-        """How far each execution is; a view, because a poll may wait while the cache goes on."""
-        return _Cursors(self._live)
+    def __iter__(self) -> Iterator[InstanceId]:
+        return iter(self._live)
+
+    def __getitem__(self, instance_id: InstanceId) -> Cursor:
+        return self._live[instance_id].cursor
 
     def take(self, leased: LeasedTurn) -> Live | None:
         """The execution as the store has it, if it is here; one that has fallen behind is dropped."""
         live = self._live.pop(leased.instance_id, None)
         if live is None:
             return None
-        is_current = live.cursor == Cursor(leased.execution_id, leased.next_event_id - 1)
-        if not is_current:
+        if live.cursor != Cursor(leased.execution_id, leased.next_event_id - 1):
             live.run.park()
             return None
         return live
 
     def keep(self, live: Live) -> None:
-        if self._size == 0:
-            live.run.park()
-            return
+        self.forget(live.instance_id)
         self._live[live.instance_id] = live
         if len(self._live) > self._size:
             _, oldest = self._live.popitem(last=False)
@@ -74,17 +78,3 @@ class LiveCache:
         for live in self._live.values():
             live.run.park()
         self._live.clear()
-
-
-class _Cursors(Mapping[InstanceId, Cursor]):
-    def __init__(self, live: Mapping[InstanceId, Live]) -> None:
-        self._live = live
-
-    def __getitem__(self, instance_id: InstanceId) -> Cursor:
-        return self._live[instance_id].cursor
-
-    def __iter__(self) -> Iterator[InstanceId]:
-        return iter(self._live)
-
-    def __len__(self) -> int:
-        return len(self._live)

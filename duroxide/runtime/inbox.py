@@ -25,7 +25,7 @@ class Inbox:
     beginning: Beginning | None
     inbound: tuple[work.Inbound, ...]
     message_ids: tuple[MessageId, ...]  # all of them
-    inbound_ids: tuple[MessageId, ...]  # those of `inbound`, in the same order
+    inbound_ids: tuple[MessageId | None, ...]  # of each of `inbound`; None if it was no message
 
     def consumed(self, unapplied: int) -> tuple[MessageId, ...]:
         """All ids but those of the last `unapplied` inbound messages, which stay in the queue."""

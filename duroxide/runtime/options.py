@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from duroxide.limits import Limits
 from duroxide.providers.base import TagMode, TagSelection
@@ -50,6 +50,7 @@ class RuntimeOptions:
 
     long_poll_ms: int = field(default=30_000, kw_only=True)  # that a store may wait for work
     unregistered_backoff_ms: tuple[int, int] = field(default=(1_000, 60_000), kw_only=True)
+    cache: Literal["on", "off", "verify"] = field(default="on", kw_only=True)
     cache_size: int = field(default=1_000, kw_only=True)  # live executions kept between turns
     orphan_retention_ms: int = field(default=300_000, kw_only=True)
     cancellation_grace_ms: int = field(default=10_000, kw_only=True)
@@ -76,6 +77,10 @@ class RuntimeOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+
+    @property
+    def live_executions(self) -> int:
+        return 0 if self.cache == "off" else self.cache_size
 
     @property
     def turn_slots(self) -> int:

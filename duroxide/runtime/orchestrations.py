@@ -1,61 +1,55 @@
-"""Lease an instance, run a turn of it, commit what the turn adds."""
+"""Lease instances, run turns of them, commit what the turns add."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import replace
 
 from duroxide import work
-from duroxide.codec import decode_events
-from duroxide.engine.run import Run
-from duroxide.engine.turn import TurnResult
 from duroxide.errors import CodecError, NonDeterminismError
-from duroxide.history import OrchestrationStarted
-from duroxide.ids import TurnToken
+from duroxide.ids import ActivityToken, EventId, InstanceId, TurnToken
 from duroxide.providers.base import (
     AbandonTurn,
     CommitCode,
     CommitItem,
+    CommitResult,
     CommitTurn,
+    FinishActivity,
     LeasedActivity,
     LeasedTurn,
     Provider,
 )
-from duroxide.registry import OrchestrationDef, Registry
-from duroxide.runtime.backoff import redelivery_delay_ms
+from duroxide.registry import Registry
+from duroxide.runtime.activities import ActivityDispatcher
 from duroxide.runtime.cache import Live, LiveCache
 from duroxide.runtime.flusher import Flusher
-from duroxide.runtime.inbox import Inbox, read_inbox
+from duroxide.runtime.inbox import read_inbox
 from duroxide.runtime.leases import Leases
 from duroxide.runtime.options import RuntimeOptions
-from duroxide.runtime.orphans import Orphans
-from duroxide.runtime.poison import poisoned
 from duroxide.runtime.poller import Poller
+from duroxide.runtime.residents import (
+    Arrival,
+    Resident,
+    Residents,
+    as_leased,
+    ended_by,
+    take_arrivals,
+    unanswered,
+)
 from duroxide.runtime.slots import Slots
 from duroxide.runtime.storeclock import StoreClock
 from duroxide.runtime.telemetry import Observer, TurnRecord
-from duroxide.runtime.turns import consume_item, start_info, turn_item
+from duroxide.runtime.turning import Decision, TurnRunner, hand_back
 from duroxide.state import ExecutionStatus
 
 logger = logging.getLogger("duroxide.runtime")
 
-Definition: TypeAlias = OrchestrationDef[..., Any]
-Guard: TypeAlias = Callable[[], AbstractContextManager[object]]
+REFRESH_S = 0.05  # until a waiting poll is told of instances that were kept meanwhile
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """What to commit for a leased turn; `live` may be kept if it is applied."""
-
-    item: CommitItem
-    live: Live | None = None
-    result: TurnResult | None = None
-    run_seconds: float = 0.0
-    is_cached: bool = False
+_APPLIED = CommitResult(code=CommitCode.APPLIED)
 
 
 class OrchestrationDispatcher:
@@ -72,27 +66,37 @@ class OrchestrationDispatcher:
         leases: Leases[TurnToken],
         clock: StoreClock,
         observer: Observer,
-        accept: Callable[[Iterable[LeasedActivity]], None],
-        committed: Callable[[CommitTurn], None],
+        activities: ActivityDispatcher,
         new_seed: Callable[[], str],
-        guard: Guard = nullcontext,
+        guard: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._provider = provider
-        self._registry = registry
         self._options = options
         self._worker_id = worker_id
         self._flusher = flusher
         self._leases = leases
         self._clock = clock
         self._observer = observer
-        self._accept = accept
-        self._committed = committed
-        self._new_seed = new_seed
-        self._guard = guard
+        self._activities = activities
         self._slots = Slots(options.turn_slots)
-        self._cache = LiveCache(options.cache_size)
-        self._orphans = Orphans(options.orphan_retention_ms / 1000)
-        self._in_hand: dict[TurnToken, LeasedTurn] = {}
+        self._cache = LiveCache(options.live_executions)
+        self._runner = TurnRunner(
+            registry,
+            options,
+            cache=self._cache,
+            clock=clock,
+            observer=observer,
+            new_seed=new_seed,
+            guard=guard,
+        )
+        self._residents = Residents(run=self._run_resident, release=self._release)
+        self._in_hand: dict[TurnToken, InstanceId] = {}
+        self._asked_for: frozenset[TurnToken] = frozenset()
+        self._refresh: asyncio.TimerHandle | None = None
+        can = provider.capabilities
+        self._may_keep = options.cache != "off" and (
+            can.sticky_lease and can.eager_dispatch and can.fused_completion
+        )
         self.poller = Poller(
             "poll_turns",
             self._poll,
@@ -102,20 +106,38 @@ class OrchestrationDispatcher:
         )
 
     async def _poll(self, want: int) -> int:
-        has_suffix = self._provider.capabilities.history_suffix
+        held = self._residents.tokens()
+        self._asked_for = frozenset(held)
         answer = await self._provider.poll_turns(
             worker=self._worker_id,
             want=want,
             lease_ms=self._leases.lease_ms,
             wait_ms=self._options.long_poll_ms,
-            known=self._cache.cursors() if has_suffix else None,
+            known=self._cache if self._provider.capabilities.history_suffix else None,
+            held=held,
             versions=self._options.version_ranges,
         )
         self._clock.observe(answer.now_ms)
         for leased in answer.turns:
-            self._in_hand[leased.token] = leased
-            self._slots.spawn(self._process(leased), f"turn of {leased.instance_id}")
+            resident = self._residents.get(leased.instance_id)
+            if resident is not None and resident.token == leased.token:
+                self._deliver(resident, leased)
+            else:
+                if resident is not None:  # its lease ran out, and this process got it again
+                    self._lost(resident)
+                self._in_hand[leased.token] = leased.instance_id
+                self._slots.spawn(self._process(leased), f"turn of {leased.instance_id}")
         return len(answer.turns)
+
+    def _deliver(self, resident: Resident, leased: LeasedTurn) -> None:
+        try:
+            inbox = read_inbox(leased.messages)
+        except CodecError as error:
+            decision = self._runner.leave_to_others(leased, str(error))
+            return self._give_up(resident, decision.item)
+        if leased.attempt_count > self._options.attempts:
+            return self._give_up(resident, hand_back(leased))
+        return self._residents.deliver_messages(resident, leased, inbox)
 
     # Ending.
 
@@ -125,10 +147,15 @@ class OrchestrationDispatcher:
 
     async def stop(self) -> list[CommitItem]:
         """Cancel what still runs; returns what gives it back to the store."""
+        if self._refresh is not None:
+            self._refresh.cancel()
         await self._slots.cancel()
+        for resident in self._residents.everybody():
+            self._residents.leave(resident)
+            resident.live.run.park()
         back: list[CommitItem] = [
-            AbandonTurn(instance_id=leased.instance_id, token=token, count_attempt=False)
-            for token, leased in self._in_hand.items()
+            AbandonTurn(instance_id=instance_id, token=token, count_attempt=False)
+            for token, instance_id in self._in_hand.items()
         ]
         for token in tuple(self._in_hand):
             self._let_go(token)
@@ -139,174 +166,189 @@ class OrchestrationDispatcher:
         self._in_hand.pop(token, None)
         self._leases.release(token)
 
-    # One turn.
+    # A turn.
 
     async def _process(self, leased: LeasedTurn) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._leases.hold(leased.token, leased.expires_at_ms, lambda: _drop(task))
-        decision = await self._decide(leased)
-        self._leases.ending(leased.token)
-        await self._commit(leased, decision)
-        self._let_go(leased.token)
+        decision = await self._runner.decide(leased)
+        await self._conclude(leased, decision)
 
-    async def _decide(self, leased: LeasedTurn) -> Decision:
+    def _run_resident(self, resident: Resident) -> None:
+        self._slots.spawn(self._process_resident(resident), f"turn of {resident.instance_id}")
+
+    async def _process_resident(self, resident: Resident) -> None:
+        if resident.is_gone:
+            return
+        arrivals, inbox = take_arrivals(resident)
+        leased = as_leased(resident)
         try:
-            inbox = read_inbox(leased.messages)
-        except CodecError as error:
-            inbox = None
-            problem: str | None = f"a message can't be read: {error}"
-        else:
-            problem = leased.history_error
-        if leased.status.is_terminal:
-            return Decision(item=consume_item(leased))
-        if leased.attempt_count > self._options.attempts:
-            return self._poison(leased, inbox)
-        if inbox is None or problem is not None:
-            return self._leave_to_others(leased, problem or "unreadable")
-        if leased.name is None and inbox.beginning is None:
-            return self._orphan(leased)
-        try:
-            return await self._run(leased, inbox)
-        except (CodecError, NonDeterminismError) as error:
-            return self._leave_to_others(leased, str(error))
+            decision = self._runner.apply(leased, inbox, resident.live, is_cached=True)
+        except NonDeterminismError as error:
+            decision = self._runner.leave_to_others(leased, str(error))
         except Exception as error:
             logger.exception("a turn of %s failed outside its code", leased.instance_id)
-            return self._leave_to_others(leased, f"{type(error).__name__}: {error}")
+            decision = self._runner.leave_to_others(leased, f"{type(error).__name__}: {error}")
+        await self._conclude(leased, decision, resident, arrivals)
 
-    async def _run(self, leased: LeasedTurn, inbox: Inbox) -> Decision:
-        begins = leased.name is None or (
-            leased.status is ExecutionStatus.CONTINUED_AS_NEW
-            and isinstance(inbox.beginning, work.ContinueAsNew)
-        )
-        if begins:
-            return await self._begin(leased, inbox)
-        if leased.status is ExecutionStatus.CONTINUED_AS_NEW:
-            # What arrived between two executions is for the next one, whose start is on its way.
-            return Decision(item=_hand_back(leased, delay_ms=100))
-        if not inbox.inbound:
-            return Decision(item=consume_item(leased))
-        live = self._cache.take(leased)
-        is_cached = live is not None
-        if live is None:
-            if leased.history_after:
-                return Decision(item=_hand_back(leased))
-            live = await self._replay(leased)
-            if live is None:
-                return self._unregistered(leased, leased.name, leased.version)
-        return self._apply(leased, inbox, live, is_cached)
-
-    async def _begin(self, leased: LeasedTurn, inbox: Inbox) -> Decision:
-        beginning = inbox.beginning
-        assert beginning is not None
-        definition = self._registry.orchestration(beginning.orchestration, beginning.version)
-        if definition is None:
-            return self._unregistered(leased, beginning.orchestration, beginning.version)
-        execution_id = leased.execution_id + (leased.name is not None)
-        prepared = await _prepare(definition, beginning.input)
-        info = start_info(
-            beginning,
-            name=definition.name,
-            version=definition.version,
-            execution_id=execution_id,
-            seed=self._new_seed(),
-            limits=self._options.limits,
-        )
-        run = Run.start(
-            definition,
-            info,
-            now_ms=self._clock.now_ms(),
-            key_values=leased.key_values,
-            prepared=prepared,
-            guard=self._guard,
-        )
-        live = Live(
-            instance_id=leased.instance_id,
-            execution_id=execution_id,
-            definition=definition,
-            run=run,
-        )
-        return self._apply(leased, inbox, live, is_cached=False)
-
-    async def _replay(self, leased: LeasedTurn) -> Live | None:
-        """Bring the execution back from its history; None if its code isn't registered here."""
-        events = decode_events(leased.history)
-        first = events[0].kind if events else None
-        if not isinstance(first, OrchestrationStarted):
-            raise CodecError("corrupted history: the first event must be OrchestrationStarted")
-        definition = self._registry.orchestration(first.name, first.version)
-        if definition is None:
-            return None
-        prepared = await _prepare(definition, first.input)
-        run = Run.replay(
-            definition,
-            events,
-            key_values=leased.key_values,
-            prepared=prepared,
-            guard=self._guard,
-        )
-        return Live(
-            instance_id=leased.instance_id,
-            execution_id=leased.execution_id,
-            definition=definition,
-            run=run,
-        )
-
-    def _apply(self, leased: LeasedTurn, inbox: Inbox, live: Live, is_cached: bool) -> Decision:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            result = live.run.apply(inbox.inbound, self._clock.now_ms())
-        except BaseException:
-            live.run.park()
-            raise
-        item = turn_item(
-            leased,
-            result,
-            execution_id=live.execution_id,
-            consumed=inbox.consumed(result.unapplied),
-        )
-        return Decision(
-            item=item,
-            live=live,
-            result=result,
-            run_seconds=loop.time() - started,
-            is_cached=is_cached,
-        )
-
-    async def _commit(self, leased: LeasedTurn, decision: Decision) -> None:
-        loop = asyncio.get_running_loop()
-        ready = loop.time()
-        live = decision.live
-        try:
-            answer = await self._flusher.commit(decision.item)
-        except BaseException:
-            if live is not None:
-                live.run.park()
-            raise
-        if answer.ok and isinstance(decision.item, CommitTurn):
-            self._committed(decision.item)
-            self._accept(answer.activities)
-        if answer.ok and live is not None and not live.run.ended:
-            self._cache.keep(live)
-        elif live is not None:
-            live.run.park()
-        if not answer.ok:
-            self._observer.turn_refused(leased.instance_id, answer.error or answer.code.name)
-        if answer.code is CommitCode.REFUSED:
-            reason = f"the store refused the turn: {answer.error}"
-            await self._flusher.commit(self._leave_to_others(leased, reason).item)
-        if answer.ok and decision.result is not None and live is not None:
-            self._observe(leased, decision, decision.result, live, loop.time() - ready)
-
-    def _observe(
+    async def _conclude(
         self,
         leased: LeasedTurn,
         decision: Decision,
-        result: TurnResult,
-        live: Live,
-        commit_seconds: float,
+        resident: Resident | None = None,
+        arrivals: Sequence[Arrival] = (),
     ) -> None:
+        """Commit, then keep the instance, or what is in memory of it, or neither."""
+        loop = asyncio.get_running_loop()
+        ready = loop.time()
+        item, live, result = decision.item, decision.live, decision.result
+        waited_for: dict[ActivityToken, EventId] = {}
+        keeps = False
+        if isinstance(item, CommitTurn) and result is not None:
+            waited_for = unanswered(resident, arrivals, item.cancelled_activities)
+            keeps = self._keeps(item, waited_for)
+            item = replace(
+                item,
+                finished=ended_by(arrivals, result.unapplied, item.cancelled_activities),
+                keep_lease_ms=self._leases.lease_ms if keeps else None,
+            )
+        self._leases.ending(leased.token)
+        try:
+            answer = await self._flusher.commit(item)
+        except BaseException:
+            _park(live)
+            raise
+        is_written = answer.ok and isinstance(item, CommitTurn)
+        _answer(arrivals, is_recorded=is_written)
+        if is_written and isinstance(item, CommitTurn):
+            self._tell(item)
+        if is_written and keeps and live is not None:
+            self._keep(leased, live, waited_for, answer, resident)
+        else:
+            if resident is not None:
+                self._residents.leave(resident)
+            self._let_go(leased.token)
+            self._activities.accept(answer.activities)
+            if is_written and live is not None and not live.run.ended:
+                self._cache.keep(live)
+            else:
+                _park(live)
+        if not answer.ok:
+            await self._refused(leased, answer, is_kept=resident is not None)
+        elif result is not None and live is not None:
+            self._observe(leased, decision, loop.time() - ready)
+
+    def _keeps(self, item: CommitTurn, waited_for: dict[ActivityToken, EventId]) -> bool:
+        """Keep the lease if activities of the instance run here, or are about to."""
+        if not self._may_keep or item.status is not ExecutionStatus.RUNNING:
+            return False
+        if waited_for:
+            return True
+        offer = self._activities.offer()
+        return offer is not None and any(
+            activity.session_id is None and offer.tags.accepts(activity.tag)
+            for activity in item.activities
+        )
+
+    def _keep(
+        self,
+        leased: LeasedTurn,
+        live: Live,
+        waited_for: dict[ActivityToken, EventId],
+        answer: CommitResult,
+        resident: Resident | None,
+    ) -> None:
+        kept = resident or Resident(
+            instance_id=leased.instance_id, token=leased.token, live=live, activities={}
+        )
+        kept.attempt_count = 1
+        kept.activities = waited_for | {a.token: a.activity_id for a in answer.activities}
+        expires_at_ms = self._clock.now_ms() + self._leases.lease_ms
+        self._leases.hold(kept.token, expires_at_ms, lambda: self._lost(kept))
+        self._residents.settle(kept)
+        self._activities.accept(answer.activities)
+        if self._refresh is None:
+            loop = asyncio.get_running_loop()
+            self._refresh = loop.call_later(REFRESH_S, self._ask_for_residents)
+
+    def _ask_for_residents(self) -> None:
+        """A poll that waits does not know of instances that were kept since; it has to ask anew."""
+        self._refresh = None
+        if not self._asked_for.issuperset(self._residents.tokens()):
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the waiting poll look again."""
+        self.poller.nudge()
+        self._provider.wake(turns=True)
+
+    def _tell(self, turn: CommitTurn) -> None:
+        """This process has just made work, or ended some; a store that can't wait is polled at once."""
+        if turn.messages:
+            self.poller.nudge()
+        if turn.activities:
+            self._activities.poller.nudge()
+        if turn.cancelled_activities:
+            self._activities.cancelled(turn)
+
+    async def _refused(self, leased: LeasedTurn, answer: CommitResult, *, is_kept: bool) -> None:
+        self._observer.turn_refused(leased.instance_id, answer.error or answer.code.name)
+        if answer.code is CommitCode.REFUSED:
+            reason = f"the store refused the turn: {answer.error}"
+            await self._flusher.commit(self._runner.leave_to_others(leased, reason).item)
+        elif is_kept:  # perhaps only one of its activities was lost
+            await self._flusher.commit(hand_back(leased))
+
+    # Instances that are kept.
+
+    def _release(self, resident: Resident) -> None:
+        """Nothing of it runs here any more: whoever gets its next message may have it."""
+        self._give_up(resident, hand_back(as_leased(resident)), live=resident.live)
+
+    def _give_up(self, resident: Resident, item: CommitItem, *, live: Live | None = None) -> None:
+        self._residents.leave(resident)
+        if live is None:
+            resident.live.run.park()
+        self._slots.spawn(self._give_back(resident, item, live), "give an instance back")
+
+    async def _give_back(self, resident: Resident, item: CommitItem, live: Live | None) -> None:
+        self._leases.ending(resident.token)
+        answer = await self._flusher.commit(item)
+        self._let_go(resident.token)
+        if live is not None and answer.ok:
+            self._cache.keep(live)
+        else:
+            resident.live.run.park()
+
+    def _lost(self, resident: Resident) -> None:
+        self._residents.leave(resident)
+        self._let_go(resident.token)
+        if not resident.is_busy:
+            resident.live.run.park()
+
+    async def finish(
+        self,
+        leased: LeasedActivity,
+        completion: work.ActivityCompletion | work.ActivityFailure,
+        item: FinishActivity,
+    ) -> CommitResult:
+        """Record what came of an activity: in the next turn of a resident, or by message."""
+        recorded = self._residents.deliver(leased, completion)
+        if recorded is not None and await recorded:
+            return _APPLIED
+        return await self._flusher.commit(item)
+
+    def activity_ended(self, leased: LeasedActivity, *, wrote_itself: bool) -> None:
+        """It has nothing to record: it was lost, cancelled, left to others, or wrote it itself."""
+        self._residents.activity_ended(leased, wrote_itself=wrote_itself)
+        if wrote_itself:
+            self.wake()
+
+    def _observe(self, leased: LeasedTurn, decision: Decision, commit_seconds: float) -> None:
+        result, live = decision.result, decision.live
+        assert result is not None
+        assert live is not None
         for ignored in result.ignored:
             self._observer.message_dropped(leased.instance_id, ignored.reason.value)
         self._observer.turn_committed(
@@ -327,63 +369,17 @@ class OrchestrationDispatcher:
             )
         )
 
-    # What can't be run.
 
-    def _unregistered(self, leased: LeasedTurn, name: str | None, version: str | None) -> Decision:
-        asked = f"{name!r}" if version is None else f"{name!r} version {version}"
-        return self._leave_to_others(leased, f"orchestration {asked} is not registered here")
-
-    def _leave_to_others(self, leased: LeasedTurn, reason: str) -> Decision:
-        """Let another worker, or newer code, try it; after too many deliveries it is poison."""
-        self._observer.turn_refused(leased.instance_id, reason)
-        base_ms, longest_ms = self._options.unregistered_backoff_ms
-        delay_ms = redelivery_delay_ms(leased.attempt_count, base_ms=base_ms, longest_ms=longest_ms)
-        return Decision(
-            item=AbandonTurn(instance_id=leased.instance_id, token=leased.token, delay_ms=delay_ms)
-        )
-
-    def _orphan(self, leased: LeasedTurn) -> Decision:
-        """Messages to an instance that never started: they wait for it, but not for ever."""
-        delay_ms = self._orphans.delay_ms(leased.instance_id)
-        if delay_ms is None:
-            self._observer.message_dropped(leased.instance_id, "no such instance")
-            return Decision(item=consume_item(leased))
-        return Decision(item=_hand_back(leased, delay_ms=delay_ms))
-
-    def _poison(self, leased: LeasedTurn, inbox: Inbox | None) -> Decision:
-        """Fail the instance, so that nobody waits for it for ever."""
-        if leased.history_after:
-            self._cache.forget(leased.instance_id)
-            return Decision(item=_hand_back(leased))  # the whole history is needed for the end
-        self._observer.instance_poisoned(leased.instance_id, leased.attempt_count)
-        end = poisoned(
-            leased,
-            inbox,
-            max_attempts=self._options.attempts,
-            now_ms=self._clock.now_ms(),
-            limits=self._options.limits,
-        )
-        if end is None:
-            return Decision(item=consume_item(leased))
-        execution_id, result = end
-        consumed = tuple(message.message_id for message in leased.messages)
-        return Decision(
-            item=turn_item(leased, result, execution_id=execution_id, consumed=consumed)
-        )
+def _answer(arrivals: Sequence[Arrival], *, is_recorded: bool) -> None:
+    for arrival in arrivals:
+        if arrival.is_recorded is not None and not arrival.is_recorded.done():
+            arrival.is_recorded.set_result(is_recorded)
 
 
-async def _prepare(definition: Definition, text: str) -> object:
-    return None if definition.prepare is None else await definition.prepare(text)
+def _park(live: Live | None) -> None:
+    if live is not None:
+        live.run.park()
 
 
 def _drop(task: asyncio.Task[None]) -> None:
     task.cancel("the lease of the turn was lost")
-
-
-def _hand_back(leased: LeasedTurn, *, delay_ms: int = 0) -> AbandonTurn:
-    return AbandonTurn(
-        instance_id=leased.instance_id,
-        token=leased.token,
-        delay_ms=delay_ms,
-        count_attempt=False,
-    )

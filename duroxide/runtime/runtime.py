@@ -14,9 +14,16 @@ from typing import Any, Self
 
 from duroxide.errors import ProviderError
 from duroxide.ids import ActivityToken, TurnToken
-from duroxide.providers.base import CommitItem, CommitTurn, EagerDispatch, Provider
+from duroxide.providers.base import (
+    CommitItem,
+    CommitResult,
+    EagerDispatch,
+    FinishActivity,
+    LeasedActivity,
+    Provider,
+)
 from duroxide.registry import Registry
-from duroxide.runtime.activities import ActivityDispatcher
+from duroxide.runtime.activities import ActivityDispatcher, Completion
 from duroxide.runtime.flusher import Flusher
 from duroxide.runtime.guard import Guard
 from duroxide.runtime.leases import LeaseKeeper, Leases
@@ -110,6 +117,8 @@ class AsyncRuntime:
             clock=clock,
             threads=self._threads,
             observer=observer,
+            finish=self._finish,
+            ended=self._ended,
         )
         self._orchestrations = OrchestrationDispatcher(
             self.provider,
@@ -120,8 +129,7 @@ class AsyncRuntime:
             leases=turns,
             clock=clock,
             observer=observer,
-            accept=self._activities.accept,
-            committed=self._committed,
+            activities=self._activities,
             new_seed=self._new_seed,
             guard=Guard(),
         )
@@ -150,13 +158,13 @@ class AsyncRuntime:
             return None
         return self._activities.offer()
 
-    def _committed(self, turn: CommitTurn) -> None:
-        """This process has just made work; a store that can't wait is polled at once."""
-        if turn.messages:
-            self._orchestrations.poller.nudge()
-        if turn.activities:
-            self._activities.poller.nudge()
-        self._activities.cancelled(turn)
+    async def _finish(
+        self, leased: LeasedActivity, completion: Completion, item: FinishActivity
+    ) -> CommitResult:
+        return await self._orchestrations.finish(leased, completion, item)
+
+    def _ended(self, leased: LeasedActivity, *, wrote_itself: bool) -> None:
+        self._orchestrations.activity_ended(leased, wrote_itself=wrote_itself)
 
     async def drain(self, timeout: timedelta | None = None) -> bool:
         """Take nothing new, finish what is under way; false if that took longer than the timeout.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from duroxide import history
+from duroxide import history, work
 from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, LeaseLost
 from duroxide.client import AsyncClient, OrchestrationFailed, Signal
 from duroxide.context import OrchestrationContext
@@ -19,6 +20,7 @@ from duroxide.errors import ActivityError, WaitTimeout
 from duroxide.providers.base import Capabilities, FinishActivity, Provider
 from duroxide.providers.memory import MemoryProvider
 from duroxide.registry import Registry
+from duroxide.routing import message_of
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
 from duroxide.runtime.telemetry import ActivityRecord, Observer, TurnRecord
@@ -26,6 +28,7 @@ from duroxide.state import ExecutionStatus
 from duroxide.testing.virtualtime import LoopClock, run_virtual
 
 HOUR = timedelta(hours=1)
+CACHE: ContextVar[str] = ContextVar("CACHE", default="on")
 
 
 class Seen(Observer):
@@ -60,21 +63,28 @@ async def working(
 ) -> AsyncIterator[tuple[AsyncClient, AsyncRuntime]]:
     store = provider or MemoryProvider(LoopClock())
     registry = Registry().add(*definitions)
+    settings = RuntimeOptions(**{"cache": CACHE.get(), **options})
     async with (
         AsyncClient(store) as client,
-        AsyncRuntime(store, registry, RuntimeOptions(**options)) as runtime,
+        AsyncRuntime(store, registry, settings) as runtime,
     ):
         yield client, runtime
 
 
-def virtually(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Run a test on a loop whose time passes by itself."""
+def virtually(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[str], None]:
+    """Run a test on a loop whose time passes by itself, in each mode of the cache."""
 
-    def run() -> None:
-        run_virtual(test())
+    def run(cache: str) -> None:
+        token = CACHE.set(cache)
+        try:
+            run_virtual(test())
+        finally:
+            CACHE.reset(token)
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run
+    mark: Callable[[Callable[[str], None]], Callable[[str], None]]
+    mark = pytest.mark.parametrize("cache", ["on", "off", "verify"])
+    return mark(run)
 
 
 @activity
@@ -473,10 +483,10 @@ async def test_an_activity_that_recorded_its_own_completion_sends_no_other() -> 
 
     @activity(raw=True)
     async def transactional(ctx: ActivityContext, text: str) -> object:
-        from duroxide.runtime.activities import completed
-
-        finish = completed(ctx.instance_id, ctx.execution_id, ctx.activity_id, ctx.token, "42")
-        assert isinstance(finish, FinishActivity)
+        completion = work.ActivityCompletion(
+            instance=ctx.instance_id, execution_id=ctx.execution_id, id=ctx.activity_id, result="42"
+        )
+        finish = FinishActivity(token=ctx.token, completion=message_of(completion))
         await store.commit([finish])
         return ALREADY_FINISHED
 

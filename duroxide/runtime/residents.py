@@ -1,0 +1,203 @@
+"""Instances whose lease this process keeps, because their activities run here.
+
+A result of such an activity goes into the next turn in memory, and the commit of that turn ends the
+activity: no message, no poll. Everything stays recoverable: if this process dies, both leases run out
+and the queue takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from duroxide import work
+from duroxide.ids import ActivityToken, EventId, InstanceId, MessageId, TurnToken
+from duroxide.providers.base import LeasedActivity, LeasedTurn
+from duroxide.runtime.cache import Live
+from duroxide.runtime.inbox import Inbox
+
+LINGER_S = 1.0  # for a completion that an activity has written itself
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Arrival:
+    """Something that waits for the next turn of a resident."""
+
+    item: work.Inbound
+    message_id: MessageId | None = None
+    activity: tuple[EventId, ActivityToken] | None = None
+    is_recorded: asyncio.Future[bool] | None = None  # of an activity: false sends it by message
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Resident:
+    """A leased instance between two turns."""
+
+    instance_id: InstanceId
+    token: TurnToken
+    live: Live
+    activities: dict[ActivityToken, EventId]  # leased to this process and not yet recorded
+    arrivals: list[Arrival] = field(default_factory=list)
+    messages: list[MessageId] = field(default_factory=list)  # all that came, also repeated starts
+    attempt_count: int = 1
+    is_busy: bool = False
+    is_gone: bool = False
+
+
+class Residents:
+    """Who they are, and what has arrived for them.
+
+    Args:
+        run: called once when a resident that is idle has something to do.
+        release: called when nothing of a resident is left to be waited for here.
+    """
+
+    def __init__(
+        self, *, run: Callable[[Resident], None], release: Callable[[Resident], None]
+    ) -> None:
+        self._run = run
+        self._release = release
+        self._residents: dict[InstanceId, Resident] = {}
+
+    def __len__(self) -> int:
+        return len(self._residents)
+
+    def tokens(self) -> list[TurnToken]:
+        return [resident.token for resident in self._residents.values()]
+
+    def everybody(self) -> list[Resident]:
+        return list(self._residents.values())
+
+    def get(self, instance_id: InstanceId) -> Resident | None:
+        return self._residents.get(instance_id)
+
+    def settle(self, resident: Resident) -> None:
+        """A turn of it is committed and the lease kept: it waits, or goes on with what has arrived."""
+        self._residents[resident.instance_id] = resident
+        resident.is_busy = False
+        self._look(resident)
+
+    def _look(self, resident: Resident) -> None:
+        if resident.is_busy or resident.is_gone:
+            return
+        if resident.arrivals or resident.messages:
+            resident.is_busy = True
+            self._run(resident)
+        elif not resident.activities:
+            self.leave(resident)
+            self._release(resident)
+
+    def leave(self, resident: Resident) -> None:
+        """It is not kept any more; what has arrived from activities goes by message."""
+        resident.is_gone = True
+        if self._residents.get(resident.instance_id) is resident:
+            del self._residents[resident.instance_id]
+        for arrival in resident.arrivals:
+            if arrival.is_recorded is not None and not arrival.is_recorded.done():
+                arrival.is_recorded.set_result(False)
+        resident.arrivals.clear()
+
+    # What arrives.
+
+    def deliver(
+        self, leased: LeasedActivity, item: work.ActivityCompletion | work.ActivityFailure
+    ) -> asyncio.Future[bool] | None:
+        """Hand over what came of an activity; None if its instance is not kept here.
+
+        Returns:
+            Whether a turn has recorded it, durably. If not, it has to be sent by message.
+        """
+        resident = self._residents.get(leased.instance_id)
+        if resident is None or leased.token not in resident.activities:
+            return None
+        is_recorded: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        resident.arrivals.append(
+            Arrival(item=item, activity=(leased.activity_id, leased.token), is_recorded=is_recorded)
+        )
+        self._look(resident)
+        return is_recorded
+
+    def deliver_messages(self, resident: Resident, leased: LeasedTurn, inbox: Inbox) -> None:
+        """Hand over what a poll brought under the kept lease."""
+        resident.messages.extend(inbox.message_ids)
+        resident.attempt_count = max(resident.attempt_count, leased.attempt_count)
+        for item, message_id in zip(inbox.inbound, inbox.inbound_ids, strict=True):
+            resident.arrivals.append(Arrival(item=item, message_id=message_id))
+        self._look(resident)
+
+    def activity_ended(self, leased: LeasedActivity, *, wrote_itself: bool) -> None:
+        """An activity has ended without anything to hand over.
+
+        If it wrote its completion itself, that will come as a message: the lease is kept a little.
+        """
+        resident = self._residents.get(leased.instance_id)
+        if resident is None or leased.token not in resident.activities:
+            return
+        if wrote_itself:
+            loop = asyncio.get_running_loop()
+            loop.call_later(LINGER_S, self._forget_activity, resident, leased.token)
+        else:
+            self._forget_activity(resident, leased.token)
+
+    def _forget_activity(self, resident: Resident, token: ActivityToken) -> None:
+        resident.activities.pop(token, None)
+        self._look(resident)
+
+
+def take_arrivals(resident: Resident) -> tuple[list[Arrival], Inbox]:
+    """Everything that has arrived, as the inbox of a turn."""
+    arrivals, resident.arrivals = resident.arrivals, []
+    messages, resident.messages = resident.messages, []
+    inbox = Inbox(
+        beginning=None,
+        inbound=tuple(arrival.item for arrival in arrivals),
+        message_ids=tuple(messages),
+        inbound_ids=tuple(arrival.message_id for arrival in arrivals),
+    )
+    return arrivals, inbox
+
+
+def unanswered(
+    resident: Resident | None, arrivals: Sequence[Arrival], cancelled: Iterable[EventId]
+) -> dict[ActivityToken, EventId]:
+    """The activities of a resident that are still waited for after a turn that took these arrivals."""
+    if resident is None:
+        return {}
+    settled = set(cancelled)
+    settled.update(
+        arrival.item.id
+        for arrival in arrivals
+        if isinstance(arrival.item, work.ActivityCompletion | work.ActivityFailure)
+    )
+    return {t: number for t, number in resident.activities.items() if number not in settled}
+
+
+def ended_by(
+    arrivals: Sequence[Arrival], unapplied: int, cancelled: Iterable[EventId]
+) -> tuple[ActivityToken, ...]:
+    """The activities that the commit of a turn ends; one that the turn cancels is gone anyway."""
+    gone = frozenset(cancelled)
+    applied = arrivals[: len(arrivals) - unapplied]
+    return tuple(
+        arrival.activity[1]
+        for arrival in applied
+        if arrival.activity is not None and arrival.activity[0] not in gone
+    )
+
+
+def as_leased(resident: Resident) -> LeasedTurn:
+    """The resident's next turn, as if a poll had brought it."""
+    cursor = resident.live.cursor
+    return LeasedTurn(
+        instance_id=resident.instance_id,
+        token=resident.token,
+        expires_at_ms=0,
+        execution_id=cursor.execution_id,
+        next_event_id=cursor.last_event_id + 1,
+        attempt_count=resident.attempt_count,
+        messages=(),
+        history=(),
+        name=resident.live.definition.name,
+        version=resident.live.definition.version,
+    )

@@ -1,0 +1,265 @@
+"""What becomes of a leased turn: run it, leave it to others, let it wait, or let it fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from duroxide import work
+from duroxide.codec import decode_events
+from duroxide.engine.run import Run
+from duroxide.engine.turn import TurnResult
+from duroxide.errors import CodecError, NonDeterminismError
+from duroxide.history import OrchestrationStarted
+from duroxide.providers.base import AbandonTurn, CommitItem, LeasedTurn
+from duroxide.registry import OrchestrationDef, Registry
+from duroxide.runtime.backoff import redelivery_delay_ms
+from duroxide.runtime.cache import Live, LiveCache
+from duroxide.runtime.inbox import Inbox, read_inbox
+from duroxide.runtime.options import RuntimeOptions
+from duroxide.runtime.orphans import Orphans
+from duroxide.runtime.poison import poisoned
+from duroxide.runtime.storeclock import StoreClock
+from duroxide.runtime.telemetry import Observer
+from duroxide.runtime.turns import consume_item, start_info, turn_item
+from duroxide.runtime.verify import verify
+from duroxide.state import ExecutionStatus
+
+logger = logging.getLogger("duroxide.runtime")
+
+Definition: TypeAlias = OrchestrationDef[..., object]
+Guard: TypeAlias = Callable[[], AbstractContextManager[object]]
+
+BETWEEN_EXECUTIONS_MS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to commit; `live` is where the execution stands if that is applied."""
+
+    item: CommitItem
+    live: Live | None = None
+    result: TurnResult | None = None
+    run_seconds: float = 0.0
+    is_cached: bool = False
+
+
+class TurnRunner:
+    """Decides about turns. It never raises for what is wrong with an instance or with its code."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        options: RuntimeOptions,
+        *,
+        cache: LiveCache,
+        clock: StoreClock,
+        observer: Observer,
+        new_seed: Callable[[], str],
+        guard: Guard,
+    ) -> None:
+        self._registry = registry
+        self._options = options
+        self._cache = cache
+        self._clock = clock
+        self._observer = observer
+        self._new_seed = new_seed
+        self._guard = guard
+        self._orphans = Orphans(options.orphan_retention_ms / 1000)
+
+    async def decide(self, leased: LeasedTurn) -> Decision:
+        inbox: Inbox | None = None
+        problem = leased.history_error
+        try:
+            inbox = read_inbox(leased.messages)
+        except CodecError as error:
+            problem = f"a message can't be read: {error}"
+        if leased.status.is_terminal:
+            return Decision(item=consume_item(leased))
+        if leased.attempt_count > self._options.attempts:
+            return self._poison(leased, inbox)
+        if inbox is None or problem is not None:
+            return self.leave_to_others(leased, problem or "unreadable")
+        if leased.name is None and inbox.beginning is None:
+            return self._orphan(leased)
+        try:
+            return await self._run(leased, inbox)
+        except (CodecError, NonDeterminismError) as error:
+            return self.leave_to_others(leased, str(error))
+        except Exception as error:
+            logger.exception("a turn of %s failed outside its code", leased.instance_id)
+            return self.leave_to_others(leased, f"{type(error).__name__}: {error}")
+
+    async def _run(self, leased: LeasedTurn, inbox: Inbox) -> Decision:
+        is_between = leased.status is ExecutionStatus.CONTINUED_AS_NEW
+        if leased.name is None or (is_between and isinstance(inbox.beginning, work.ContinueAsNew)):
+            return await self._begin(leased, inbox)
+        if is_between:
+            # What arrived between two executions is for the next one, whose start is on its way.
+            return Decision(item=hand_back(leased, delay_ms=BETWEEN_EXECUTIONS_MS))
+        if not inbox.inbound:
+            return Decision(item=consume_item(leased))
+        live = self._cache.take(leased)
+        is_cached = live is not None
+        if live is None:
+            if leased.history_after:
+                return Decision(item=hand_back(leased))
+            live = await self._replay(leased)
+            if live is None:
+                return self._unregistered(leased, leased.name, leased.version)
+        return self.apply(leased, inbox, live, is_cached=is_cached)
+
+    async def _begin(self, leased: LeasedTurn, inbox: Inbox) -> Decision:
+        beginning = inbox.beginning
+        assert beginning is not None
+        definition = self._registry.orchestration(beginning.orchestration, beginning.version)
+        if definition is None:
+            return self._unregistered(leased, beginning.orchestration, beginning.version)
+        execution_id = leased.execution_id + (leased.name is not None)
+        prepared = await _prepare(definition, beginning.input)
+        info = start_info(
+            beginning,
+            name=definition.name,
+            version=definition.version,
+            execution_id=execution_id,
+            seed=self._new_seed(),
+            limits=self._options.limits,
+        )
+        run = Run.start(
+            definition,
+            info,
+            now_ms=self._clock.now_ms(),
+            key_values=leased.key_values,
+            prepared=prepared,
+            guard=self._guard,
+        )
+        live = Live(
+            instance_id=leased.instance_id,
+            execution_id=execution_id,
+            definition=definition,
+            run=run,
+            key_values=leased.key_values,
+            prepared=prepared,
+        )
+        return self.apply(leased, inbox, live, is_cached=False)
+
+    async def _replay(self, leased: LeasedTurn) -> Live | None:
+        """Bring the execution back from its history; None if its code isn't registered here."""
+        events = decode_events(leased.history)
+        first = events[0].kind if events else None
+        if not isinstance(first, OrchestrationStarted):
+            raise CodecError("corrupted history: the first event must be OrchestrationStarted")
+        definition = self._registry.orchestration(first.name, first.version)
+        if definition is None:
+            return None
+        prepared = await _prepare(definition, first.input)
+        run = Run.replay(
+            definition,
+            events,
+            key_values=leased.key_values,
+            prepared=prepared,
+            guard=self._guard,
+        )
+        return Live(
+            instance_id=leased.instance_id,
+            execution_id=leased.execution_id,
+            definition=definition,
+            run=run,
+            key_values=leased.key_values,
+            prepared=prepared,
+            events=list(events),
+        )
+
+    def apply(self, leased: LeasedTurn, inbox: Inbox, live: Live, *, is_cached: bool) -> Decision:
+        """Run the turn.
+
+        Raises:
+            NonDeterminismError: nothing of it may be committed; the execution is no longer live.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        now_ms = self._clock.now_ms()
+        try:
+            result = live.run.apply(inbox.inbound, now_ms)
+            if is_cached and self._options.cache == "verify":
+                verify(live, inbox.inbound, result, now_ms=now_ms, guard=self._guard)
+        except BaseException:
+            live.run.park()
+            raise
+        if self._options.cache == "verify":
+            live.events.extend(result.events)
+        item = turn_item(
+            leased,
+            result,
+            execution_id=live.execution_id,
+            consumed=inbox.consumed(result.unapplied),
+        )
+        return Decision(
+            item=item,
+            live=live,
+            result=result,
+            run_seconds=loop.time() - started,
+            is_cached=is_cached,
+        )
+
+    # What can't be run.
+
+    def _unregistered(self, leased: LeasedTurn, name: str | None, version: str | None) -> Decision:
+        asked = f"{name!r}" if version is None else f"{name!r} version {version}"
+        return self.leave_to_others(leased, f"orchestration {asked} is not registered here")
+
+    def leave_to_others(self, leased: LeasedTurn, reason: str) -> Decision:
+        """Let another worker, or newer code, try it; after too many deliveries it is poison."""
+        self._observer.turn_refused(leased.instance_id, reason)
+        base_ms, longest_ms = self._options.unregistered_backoff_ms
+        delay_ms = redelivery_delay_ms(leased.attempt_count, base_ms=base_ms, longest_ms=longest_ms)
+        return Decision(
+            item=AbandonTurn(instance_id=leased.instance_id, token=leased.token, delay_ms=delay_ms)
+        )
+
+    def _orphan(self, leased: LeasedTurn) -> Decision:
+        """Messages to an instance that never started: they wait for it, but not for ever."""
+        delay_ms = self._orphans.delay_ms(leased.instance_id)
+        if delay_ms is None:
+            self._observer.message_dropped(leased.instance_id, "no such instance")
+            return Decision(item=consume_item(leased))
+        return Decision(item=hand_back(leased, delay_ms=delay_ms))
+
+    def _poison(self, leased: LeasedTurn, inbox: Inbox | None) -> Decision:
+        """Fail the instance, so that nobody waits for it for ever."""
+        if leased.history_after:
+            self._cache.forget(leased.instance_id)
+            return Decision(item=hand_back(leased))  # the whole history is needed for the end
+        self._observer.instance_poisoned(leased.instance_id, leased.attempt_count)
+        end = poisoned(
+            leased,
+            inbox,
+            max_attempts=self._options.attempts,
+            now_ms=self._clock.now_ms(),
+            limits=self._options.limits,
+        )
+        if end is None:
+            return Decision(item=consume_item(leased))
+        execution_id, result = end
+        consumed = tuple(message.message_id for message in leased.messages)
+        return Decision(
+            item=turn_item(leased, result, execution_id=execution_id, consumed=consumed)
+        )
+
+
+async def _prepare(definition: Definition, text: str) -> object:
+    return None if definition.prepare is None else await definition.prepare(text)
+
+
+def hand_back(leased: LeasedTurn, *, delay_ms: int = 0) -> AbandonTurn:
+    """Give the instance back as if it had not been delivered."""
+    return AbandonTurn(
+        instance_id=leased.instance_id,
+        token=leased.token,
+        delay_ms=delay_ms,
+        count_attempt=False,
+    )

@@ -1,0 +1,197 @@
+"""Instances that stay here while their activities run here."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from duroxide.activity_context import ActivityContext
+from duroxide.context import OrchestrationContext
+from duroxide.decorators import activity, orchestration
+from duroxide.providers.base import (
+    AbandonTurn,
+    CommitItem,
+    CommitTurn,
+    FinishActivity,
+)
+from duroxide.providers.memory import MemoryProvider
+from duroxide.state import ExecutionStatus
+from duroxide.testing.virtualtime import LoopClock, run_virtual
+from tests.unit.duroxide.runtime.stores import Scripted
+from tests.unit.duroxide.runtime.test_runtime import (
+    Seen,
+    chain,
+    double,
+    fan_out,
+    working,
+)
+
+HOUR = timedelta(hours=1)
+
+
+def items(store: Scripted) -> list[CommitItem]:
+    return [item for batch in store.batches for item in batch]
+
+
+def turns_of(store: Scripted) -> Sequence[CommitTurn]:
+    return [item for item in items(store) if isinstance(item, CommitTurn)]
+
+
+@activity
+async def slow(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "done"
+
+
+def test_a_chain_costs_one_commit_for_each_step_and_no_message() -> None:
+    async def scenario() -> None:
+        store = Scripted(LoopClock())
+        async with working(chain, double, provider=store) as (client, _):
+            await client.result(await client.start(chain, 20))
+        assert len(turns_of(store)) == 21
+        assert not [i for i in items(store) if isinstance(i, FinishActivity | AbandonTurn)]
+        assert [turn.keep_lease_ms is not None for turn in turns_of(store)] == [True] * 20 + [False]
+
+    run_virtual(scenario())
+
+
+def test_results_that_come_together_are_recorded_together() -> None:
+    async def scenario() -> None:
+        store = Scripted(LoopClock())
+        async with working(fan_out, double, provider=store) as (client, _):
+            await client.result(await client.start(fan_out, 50))
+        assert len(turns_of(store)) == 2
+        assert len(turns_of(store)[1].finished) == 50
+
+    run_virtual(scenario())
+
+
+def test_a_message_reaches_an_instance_that_is_kept() -> None:
+    @orchestration
+    async def both(ctx: OrchestrationContext) -> list[object]:
+        work, go = ctx.call(slow, 3600), ctx.wait_event("go")
+        first = await ctx.select(work, go)
+        ctx.set_custom_status(str(first.value))
+        return [first.value, await ctx.call(slow, 1)]
+
+    async def scenario() -> None:
+        async with working(both, slow) as (client, _):
+            instance = await client.start(both)
+            await asyncio.sleep(10)
+            began = asyncio.get_running_loop().time()
+            await client.raise_event(instance, "go", "now")
+            state = await client.wait_until(instance, lambda s: s.custom_status is not None)
+            assert state.custom_status == "now"
+            assert asyncio.get_running_loop().time() - began < 0.1
+            assert await client.result(instance) == ["now", "done"]
+
+    run_virtual(scenario())
+
+
+def test_a_kept_lease_is_given_back_when_nothing_runs_here_any_more() -> None:
+    @orchestration
+    async def then_wait(ctx: OrchestrationContext) -> str:
+        await ctx.call(double, 1)
+        return str(await ctx.wait_event("go"))
+
+    async def scenario() -> None:
+        store = MemoryProvider(LoopClock())
+        async with working(then_wait, double, provider=store) as (client, _):
+            instance = await client.start(then_wait)
+            await asyncio.sleep(1)
+            await client.raise_event(instance, "go", 1)
+            polled = await store.poll_turns(worker="other", want=1, lease_ms=1)
+            assert [turn.instance_id for turn in polled.turns] == [instance]
+            assert await client.result(instance) == "1"
+
+    run_virtual(scenario())
+
+
+class LosesLeases(Scripted):
+    """Ends every instance lease while nobody looks, as a long outage would."""
+
+    def lose(self) -> None:
+        for lease in self._store.leases.values():
+            lease.expires_at_ms = 0
+
+
+def test_when_the_lease_of_the_instance_is_lost_results_go_by_message() -> None:
+    async def scenario() -> None:
+        store = LosesLeases(LoopClock())
+
+        @orchestration
+        async def patient(ctx: OrchestrationContext) -> str:
+            return str(await ctx.call(slow, 1))
+
+        async with working(patient, slow, provider=store) as (client, _):
+            instance = await client.start(patient)
+            await asyncio.sleep(0.5)
+            store.lose()
+            assert await client.result(instance) == "done"
+        assert [item for item in items(store) if isinstance(item, FinishActivity)]
+        events = [event.event_id for event in await client.history(instance)]
+        assert events == [1, 2, 3, 4]
+
+    run_virtual(scenario())
+
+
+def test_an_activity_that_is_given_up_hears_of_it_at_once() -> None:
+    heard: list[float] = []
+
+    @activity
+    async def endless(ctx: ActivityContext) -> None:
+        await ctx.cancelled()
+        heard.append(asyncio.get_running_loop().time())
+
+    @orchestration
+    async def impatient(ctx: OrchestrationContext) -> str:
+        await ctx.select(ctx.call(endless), ctx.sleep(5))
+        return "gave up"
+
+    async def scenario() -> None:
+        async with working(impatient, endless) as (client, _):
+            await client.result(await client.start(impatient))
+            ended = asyncio.get_running_loop().time()
+            await asyncio.sleep(1)
+            assert heard
+            assert heard[0] - ended < 0.1
+
+    run_virtual(scenario())
+
+
+def test_code_that_reads_the_world_is_caught_by_verification() -> None:
+    numbers = itertools.count()
+
+    @orchestration
+    async def unfaithful(ctx: OrchestrationContext) -> int:
+        await ctx.call(double, 1)
+        return int(await ctx.call(double, next(numbers)))
+
+    async def scenario(**options: Any) -> tuple[ExecutionStatus, Seen]:
+        seen = Seen()
+        async with working(unfaithful, double, observer=seen, **options) as (client, _):
+            state = await client.wait(await client.start(unfaithful), HOUR)
+        return state.status, seen
+
+    status, _ = run_virtual(scenario(cache="on"))
+    assert status is ExecutionStatus.COMPLETED, "nobody looked"
+    status, seen = run_virtual(scenario(cache="verify"))
+    assert status is ExecutionStatus.FAILED
+    assert any("replayed it added" in reason for reason in seen.refused)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 64])
+def test_few_slots_are_enough(slots: int) -> None:
+    async def scenario() -> None:
+        async with working(
+            fan_out, double, worker_concurrency=slots, orchestration_concurrency=slots
+        ) as (client, _):
+            ids = [await client.start(fan_out, 20) for _ in range(20)]
+            assert await asyncio.gather(*(client.result(i) for i in ids)) == [380] * 20
+
+    run_virtual(scenario())
