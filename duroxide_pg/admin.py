@@ -130,8 +130,10 @@ class PostgresAdmin:
         )
 
     async def queue_depths(self) -> QueueDepths:
-        ((messages, activities),) = await self._ask("queue_depths", now=self._admin_now_ms())
-        return QueueDepths(orchestrator_queue=messages, worker_queue=activities)
+        ((messages, activities, timers),) = await self._ask(
+            "queue_depths", now=self._admin_now_ms()
+        )
+        return QueueDepths(orchestrator_queue=messages, worker_queue=activities, timer_queue=timers)
 
     async def instance_stats(self, instance_id: InstanceId) -> InstanceStats | None:
         rows = await self._ask("instance_stats", instance_id=instance_id, now=self._admin_now_ms())

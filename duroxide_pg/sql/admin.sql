@@ -66,7 +66,7 @@ select count(*),
   from {schema}.instances as s;
 
 -- name: queue_depths
--- What could be taken now: visible, and not leased by anybody.
+-- What could be taken now: visible, and not leased by anybody; and the timers that are still to come.
 with clock as (
     select coalesce(to_timestamp(%(now)s::bigint / 1000.0), clock_timestamp()) as ts
 )
@@ -84,6 +84,10 @@ select (
            select count(*) from {schema}.worker_queue as q, clock
             where q.visible_at <= clock.ts
               and q.locked_until <= floor(extract(epoch from clock.ts) * 1000)
+       ),
+       (
+           select count(*) from {schema}.orchestrator_queue as q, clock
+            where q.visible_at > clock.ts and q.kind = 4
        );
 
 -- name: instance_stats
@@ -117,7 +121,7 @@ with clock as (
 gone as (
     delete from {schema}.sessions as s
      using clock
-     where s.locked_until < clock.now
+     where s.locked_until <= clock.now
        and not exists (select from {schema}.worker_queue as q where q.session_id = s.session_id)
     returning 1
 )

@@ -235,6 +235,9 @@ select h.instance_id, h.execution_id,
 -- lease was taken is not older than the lease. One statement that locks and reads would return
 -- messages that somebody consumed in between.
 --
+-- Every access by key stands in a subquery with OFFSET 0, and rows are written by their ctid: so each plan
+-- is index probes, one per row of the batch, whatever the statistics of these ever-changing tables say.
+--
 -- History is left out of an instance whose last turn was written by p_cached_by: that process has it in
 -- its cache, as a rule, and asks for it in the rare case that it has not.
 --
@@ -307,18 +310,23 @@ begin
           from (
             select l.instance_id
               from unnest(p_held_ids, p_held_nonces) as h (instance_id, nonce)
-              join {schema}.instance_locks as l on l.instance_id = h.instance_id
-             where l.lock_token = h.nonce
-               and l.locked_until > v_now
-               and exists (
-                   select from {schema}.orchestrator_queue as q
-                    where q.instance_id = l.instance_id
-                      and q.visible_at <= v_ts
-                      and q.id <> all (l.msg_ids)
-               )
-             order by l.instance_id
+             cross join lateral (
+                 select k.instance_id
+                   from {schema}.instance_locks as k
+                  where k.instance_id = h.instance_id
+                    and k.lock_token = h.nonce
+                    and k.locked_until > v_now
+                    and exists (
+                        select from {schema}.orchestrator_queue as q
+                         where q.instance_id = k.instance_id
+                           and q.visible_at <= v_ts
+                           and q.id <> all (k.msg_ids)
+                        offset 0
+                    )
+                 offset 0
+                    for update skip locked
+             ) as l
              limit p_want
-               for update of l skip locked
           ) as held;
         v_want := p_want - cardinality(v_held);
     end if;
@@ -342,8 +350,16 @@ begin
                         else 2 end as blocked,
                    s.pinned_version
               from page as p
-              left join {schema}.instance_locks as l on l.instance_id = p.instance_id
-              left join {schema}.instances as s on s.instance_id = p.instance_id
+              left join lateral (
+                  select k.* from {schema}.instance_locks as k
+                   where k.instance_id = p.instance_id
+                  offset 0
+              ) as l on true
+              left join lateral (
+                  select i.pinned_version from {schema}.instances as i
+                   where i.instance_id = p.instance_id
+                  offset 0
+              ) as s on p_low_versions is not null
         ),
         candidate as materialized (
             select c.instance_id
@@ -403,15 +419,31 @@ begin
             if v_redelivered then
                 update {schema}.orchestrator_queue as q
                    set attempt_count = q.attempt_count + 1
-                  from unnest(v_page_ids) as i
-                  join {schema}.instance_locks as l on l.instance_id = i
-                 where l.lock_token = p_nonce
-                   and q.instance_id = l.instance_id
-                   and q.id = any (l.msg_ids);
+                 where q.ctid = any (array(
+                     select m.ctid
+                       from unnest(v_page_ids) as i
+                      cross join lateral (
+                          select l.msg_ids from {schema}.instance_locks as l
+                           where l.instance_id = i and l.lock_token = p_nonce
+                          offset 0
+                      ) as l
+                      cross join lateral (
+                          select x.ctid from {schema}.orchestrator_queue as x
+                           where x.instance_id = i and x.id = any (l.msg_ids)
+                          offset 0
+                      ) as m
+                 ));
                 update {schema}.instance_locks as l
                    set msg_ids = '{}'
-                  from unnest(v_page_ids) as i
-                 where l.instance_id = i and l.lock_token = p_nonce and l.msg_ids <> '{}';
+                 where l.ctid = any (array(
+                     select x.ctid
+                       from unnest(v_page_ids) as i
+                      cross join lateral (
+                          select k.ctid from {schema}.instance_locks as k
+                           where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids <> '{}'
+                          offset 0
+                      ) as x
+                 ));
             end if;
         end if;
 
@@ -445,16 +477,29 @@ begin
                max(q.attempt_count) + 1 as attempt,
                min(q.visible_at) as since
           from unnest(v_leased) as i
-          join {schema}.instance_locks as l on l.instance_id = i
-          join {schema}.orchestrator_queue as q on q.instance_id = l.instance_id
-         where q.visible_at <= v_ts and q.id <> all (l.msg_ids)
+         cross join lateral (
+             select k.msg_ids from {schema}.instance_locks as k where k.instance_id = i offset 0
+         ) as l
+         cross join lateral (
+             select x.* from {schema}.orchestrator_queue as x
+              where x.instance_id = i and x.visible_at <= v_ts and x.id <> all (l.msg_ids)
+             offset 0
+         ) as q
          group by q.instance_id
     ),
     handed as (
         update {schema}.instance_locks as l
            set msg_ids = l.msg_ids || m.ids
-          from message as m
-         where l.instance_id = m.instance_id
+          from (
+            select y.*, x.row_id
+              from message as y
+             cross join lateral (
+                 select k.ctid as row_id from {schema}.instance_locks as k
+                  where k.instance_id = y.instance_id
+                 offset 0
+             ) as x
+          ) as m
+         where l.ctid = m.row_id
         returning l.instance_id, l.lock_token, l.locked_until,
                   m.ids, m.kinds, m.bodies, m.attempt, m.since
     )
@@ -465,7 +510,9 @@ begin
            coalesce(left(s.last_commit, 12) = p_cached_by, false),
            kv.keys, kv.vals, kv.times, null::bigint, null::bigint, null::smallint
       from handed as h
-      left join {schema}.instances as s on s.instance_id = h.instance_id
+      left join lateral (
+          select i.* from {schema}.instances as i where i.instance_id = h.instance_id offset 0
+      ) as s on true
       left join lateral (
           select array_agg(x.events order by x.first_event_id) as events
             from {schema}.history_log as x
@@ -486,8 +533,15 @@ begin
     if v_rows < cardinality(v_leased) then
         -- Consumed by somebody between the candidate's snapshot and the lease.
         delete from {schema}.instance_locks as l
-         using unnest(v_leased) as i
-         where l.instance_id = i and l.lock_token = p_nonce and l.msg_ids = '{}';
+         where l.ctid = any (array(
+             select x.ctid
+               from unnest(v_leased) as i
+              cross join lateral (
+                  select k.ctid from {schema}.instance_locks as k
+                   where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids = '{}'
+                  offset 0
+              ) as x
+         ));
     end if;
 end;
 $$;
@@ -636,8 +690,11 @@ begin
         end if;
         select array_agg(q.id order by q.id) into o_eager_ids
           from (select distinct i from unnest(a_instance) as i) as a
-          join {schema}.worker_queue as q on q.instance_id = a.i
-         where q.lock_token = p_nonce;
+         cross join lateral (
+             select x.id from {schema}.worker_queue as x
+              where x.instance_id = a.i and x.lock_token = p_nonce
+             offset 0
+         ) as q;
         o_more := true;
         return next;
         return;
@@ -647,16 +704,25 @@ begin
     if v_finishes > 0 then
         select v_finishes - count(*) into v_lost_finishes
           from unnest(f_instance, f_id, f_nonce) as f (instance_id, id, nonce)
-          join {schema}.worker_queue as q on q.instance_id = f.instance_id and q.id = f.id
-         where q.lock_token = f.nonce and q.locked_until > v_now;
+         cross join lateral (
+             select from {schema}.worker_queue as x
+              where x.instance_id = f.instance_id
+                and x.id = f.id
+                and x.lock_token = f.nonce
+                and x.locked_until > v_now
+             offset 0
+         ) as q;
         if v_lost_finishes > 0 then
             select array_agg(case when q.lock_token = f.nonce and q.locked_until > v_now then 0
                                   else 1 end::smallint order by f.ordinal)
               into o_finish_codes
               from unnest(f_instance, f_id, f_nonce) with ordinality
                    as f (instance_id, id, nonce, ordinal)
-              left join {schema}.worker_queue as q
-                on q.instance_id = f.instance_id and q.id = f.id;
+              left join lateral (
+                  select x.lock_token, x.locked_until from {schema}.worker_queue as x
+                   where x.instance_id = f.instance_id and x.id = f.id
+                  offset 0
+              ) as q on true;
             select array_agg(ordinal) into v_lost_ordinals
               from unnest(o_finish_codes) with ordinality as f (code, ordinal)
              where code <> 0;
@@ -704,8 +770,16 @@ begin
               from unnest(t_instance, t_nonce, t_execution, t_first, t_last, t_key, t_name, t_status)
                    with ordinality
                    as t (instance_id, nonce, execution_id, first, last, key, name, status, ordinal)
-              left join {schema}.instance_locks as l on l.instance_id = t.instance_id
-              left join {schema}.instances as s on s.instance_id = t.instance_id
+              left join lateral (
+                  select k.lock_token, k.locked_until from {schema}.instance_locks as k
+                   where k.instance_id = t.instance_id
+                  offset 0
+              ) as l on true
+              left join lateral (
+                  select i.* from {schema}.instances as i
+                   where i.instance_id = t.instance_id
+                  offset 0
+              ) as s on true
           ) as seen;
         v_ok := coalesce(v_ok, '{}');
         v_all := cardinality(v_ok) = v_turns;
@@ -716,7 +790,7 @@ begin
            into v_busy
           using (select array_agg(t.instance_id order by t.ordinal) from unnest(t_instance) with ordinality as t (instance_id, ordinal) where v_all or t.instance_id = any (v_ok)),
                 (select array_agg(t.execution_id order by t.ordinal) from unnest(t_instance, t_execution) with ordinality as t (instance_id, execution_id, ordinal) where v_all or t.instance_id = any (v_ok)),
-                (select array_agg(coalesce(t.name, s.orchestration_name) order by t.ordinal) from unnest(t_instance, t_name) with ordinality as t (instance_id, name, ordinal) left join {schema}.instances as s on s.instance_id = t.instance_id where v_all or t.instance_id = any (v_ok)),
+                (select array_agg(coalesce(t.name, s.orchestration_name) order by t.ordinal) from unnest(t_instance, t_name) with ordinality as t (instance_id, name, ordinal) left join lateral (select i.orchestration_name from {schema}.instances as i where i.instance_id = t.instance_id offset 0) as s on true where v_all or t.instance_id = any (v_ok)),
                 (select array_agg(t.status order by t.ordinal) from unnest(t_instance, t_status) with ordinality as t (instance_id, status, ordinal) where v_all or t.instance_id = any (v_ok)),
                 (select array_agg(t.output order by t.ordinal) from unnest(t_instance, t_output) with ordinality as t (instance_id, output, ordinal) where v_all or t.instance_id = any (v_ok)),
                 (select array_agg(t.projection order by t.ordinal) from unnest(t_instance, t_projection) with ordinality as t (instance_id, projection, ordinal) where v_all or t.instance_id = any (v_ok)),
@@ -739,21 +813,32 @@ begin
         -- Leases: end them, or go on with them.
         v_expected := cardinality(v_ok);
         delete from {schema}.instance_locks as l
-         using unnest(t_instance, t_nonce, t_keep) as t (instance_id, nonce, keep)
-         where l.instance_id = t.instance_id
-           and l.lock_token = t.nonce
-           and t.keep is null
-           and (v_all or t.instance_id = any (v_ok));
+         where l.ctid = any (array(
+             select x.ctid
+               from unnest(t_instance, t_nonce, t_keep) as t (instance_id, nonce, keep)
+              cross join lateral (
+                  select k.ctid from {schema}.instance_locks as k
+                   where k.instance_id = t.instance_id and k.lock_token = t.nonce
+                  offset 0
+              ) as x
+              where t.keep is null and (v_all or t.instance_id = any (v_ok))
+         ));
         get diagnostics v_rows = row_count;
         if v_rows < v_expected then
             v_expected := v_expected - v_rows;
             update {schema}.instance_locks as l
                set locked_until = v_now + t.keep, locked_at = v_now, msg_ids = '{}'
-              from unnest(t_instance, t_nonce, t_keep) as t (instance_id, nonce, keep)
-             where l.instance_id = t.instance_id
-               and l.lock_token = t.nonce
-               and t.keep is not null
-               and (v_all or t.instance_id = any (v_ok));
+              from (
+                select x.row_id, u.keep
+                  from unnest(t_instance, t_nonce, t_keep) as u (instance_id, nonce, keep)
+                 cross join lateral (
+                     select k.ctid as row_id from {schema}.instance_locks as k
+                      where k.instance_id = u.instance_id and k.lock_token = u.nonce
+                     offset 0
+                 ) as x
+                 where u.keep is not null and (v_all or u.instance_id = any (v_ok))
+              ) as t
+             where l.ctid = t.row_id;
             get diagnostics v_rows = row_count;
             if v_rows <> v_expected then
                 raise exception 'a lease changed hands' using errcode = '40001';
@@ -767,7 +852,9 @@ begin
             select s.instance_id, s.current_execution_id, s.status, s.output, s.pinned_version,
                    s.started_at, coalesce(s.completed_at, v_ts)
               from unnest(v_superseding) as i
-              join {schema}.instances as s on s.instance_id = i
+             cross join lateral (
+                 select x.* from {schema}.instances as x where x.instance_id = i offset 0
+             ) as s
             on conflict do nothing;
         end if;
 
@@ -803,13 +890,21 @@ begin
                            then s.completed_at
                        when t.status <> 'Running' then v_ts end,
                    updated_at = v_ts
-              from unnest(
-                       t_instance, t_execution, t_first, t_last, t_events, t_key, t_name, t_version,
-                       t_pin, t_parent, t_status, t_output, t_custom_set, t_custom
-                   ) as t (instance_id, execution_id, first, last, events, key, name, version,
-                           pin, parent, status, output, custom_set, custom)
-             where s.instance_id = t.instance_id
-               and (v_all or t.instance_id = any (v_ok))
+              from (
+                select u.*, x.row_id
+                  from unnest(
+                           t_instance, t_execution, t_first, t_last, t_events, t_key, t_name,
+                           t_version, t_pin, t_parent, t_status, t_output, t_custom_set, t_custom
+                       ) as u (instance_id, execution_id, first, last, events, key, name, version,
+                               pin, parent, status, output, custom_set, custom)
+                 cross join lateral (
+                     select i.ctid as row_id from {schema}.instances as i
+                      where i.instance_id = u.instance_id
+                     offset 0
+                 ) as x
+                 where v_all or u.instance_id = any (v_old)
+              ) as t
+             where s.ctid = t.row_id
                and (
                    (t.execution_id = s.current_execution_id and t.first = s.next_event_id)
                    or (t.execution_id = s.current_execution_id + 1 and t.first = 1)
@@ -843,10 +938,16 @@ begin
 
         if cardinality(c_id) > 0 then
             delete from {schema}.orchestrator_queue as q
-             using unnest(c_instance, c_id) as c (instance_id, id)
-             where q.instance_id = c.instance_id
-               and q.id = c.id
-               and (v_all or c.instance_id = any (v_ok));
+             where q.ctid = any (array(
+                 select x.ctid
+                   from unnest(c_instance, c_id) as c (instance_id, id)
+                  cross join lateral (
+                      select m.ctid from {schema}.orchestrator_queue as m
+                       where m.instance_id = c.instance_id and m.id = c.id
+                      offset 0
+                  ) as x
+                  where v_all or c.instance_id = any (v_ok)
+             ));
         end if;
 
         insert into {schema}.history_log
@@ -894,11 +995,19 @@ begin
 
         if cardinality(r_instance) > 0 then
             delete from {schema}.orchestrator_queue as q
-             using unnest(r_instance, r_execution, r_timer) as r (instance_id, execution_id, timer_id)
-             where q.instance_id = r.instance_id
-               and q.timer_execution_id = r.execution_id
-               and q.timer_id = r.timer_id
-               and (v_all or r.instance_id = any (v_ok));
+             where q.ctid = any (array(
+                 select x.ctid
+                   from unnest(r_instance, r_execution, r_timer)
+                        as r (instance_id, execution_id, timer_id)
+                  cross join lateral (
+                      select m.ctid from {schema}.orchestrator_queue as m
+                       where m.instance_id = r.instance_id
+                         and m.timer_execution_id = r.execution_id
+                         and m.timer_id = r.timer_id
+                      offset 0
+                  ) as x
+                  where v_all or r.instance_id = any (v_ok)
+             ));
         end if;
 
         if cardinality(k_cleared) > 0 or cardinality(k_instance) > 0 then
@@ -913,20 +1022,36 @@ begin
     if v_finishes > 0 then
         with gone as (
             delete from {schema}.worker_queue as q
-             using unnest(f_instance, f_id, f_nonce, f_turn) with ordinality
-                   as f (instance_id, id, nonce, turn, ordinal)
-             where q.instance_id = f.instance_id
-               and q.id = f.id
-               and q.lock_token = f.nonce
-               and (v_lost_ordinals is null or f.ordinal <> all (v_lost_ordinals))
-               and (v_all or f.turn is null or f.turn = any (v_ok))
+             where q.ctid = any (array(
+                 select x.ctid
+                   from unnest(f_instance, f_id, f_nonce, f_turn) with ordinality
+                        as f (instance_id, id, nonce, turn, ordinal)
+                  cross join lateral (
+                      select w.ctid from {schema}.worker_queue as w
+                       where w.instance_id = f.instance_id
+                         and w.id = f.id
+                         and w.lock_token = f.nonce
+                      offset 0
+                  ) as x
+                  where (v_lost_ordinals is null or f.ordinal <> all (v_lost_ordinals))
+                    and (v_all or f.turn is null or f.turn = any (v_ok))
+             ))
             returning q.session_id
         ),
         touched as (
             update {schema}.sessions as s
                set last_activity_at = v_now
-              from (select distinct g.session_id from gone as g where g.session_id is not null) as g
-             where s.session_id = g.session_id and s.locked_until > v_now
+              from (
+                select x.row_id
+                  from (select distinct gone.session_id from gone where gone.session_id is not null)
+                       as g
+                 cross join lateral (
+                     select y.ctid as row_id from {schema}.sessions as y
+                      where y.session_id = g.session_id and y.locked_until > v_now
+                     offset 0
+                 ) as x
+              ) as touched
+             where s.ctid = touched.row_id
         )
         select count(*) into v_rows from gone;
         select count(*) into v_expected
@@ -966,8 +1091,11 @@ begin
     -- Something may have come for an instance while it was leased; nobody else will look for it.
     o_more := exists (
         select from unnest(v_ok) as i
-          join {schema}.orchestrator_queue as q on q.instance_id = i
-         where q.visible_at <= v_ts
+         cross join lateral (
+             select from {schema}.orchestrator_queue as x
+              where x.instance_id = i and x.visible_at <= v_ts
+             limit 1
+         ) as q
     );
 
     if 0 <> any (o_turn_codes) or v_lost_ordinals is not null
@@ -997,27 +1125,30 @@ set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 begin
-    with victim as materialized (
-        select q.instance_id, q.id
-          from unnest(n_instance, n_execution, n_activity)
-               as n (instance_id, execution_id, activity_id)
-          join {schema}.worker_queue as q
-            on q.instance_id = n.instance_id
-           and q.execution_id = n.execution_id
-           and q.activity_id = n.activity_id
-         order by q.instance_id, q.id
-           for update of q skip locked
-    )
     delete from {schema}.worker_queue as q
-     using victim as v
-     where q.instance_id = v.instance_id and q.id = v.id;
+     where q.ctid = any (array(
+         select x.ctid
+           from unnest(n_instance, n_execution, n_activity)
+                as n (instance_id, execution_id, activity_id)
+          cross join lateral (
+              select w.ctid from {schema}.worker_queue as w
+               where w.instance_id = n.instance_id
+                 and w.execution_id = n.execution_id
+                 and w.activity_id = n.activity_id
+              offset 0
+                 for update skip locked
+          ) as x
+     ));
     insert into {schema}.late_cancellations (instance_id, id)
-    select q.instance_id, q.id
+    select n.instance_id, x.id
       from unnest(n_instance, n_execution, n_activity) as n (instance_id, execution_id, activity_id)
-      join {schema}.worker_queue as q
-        on q.instance_id = n.instance_id
-       and q.execution_id = n.execution_id
-       and q.activity_id = n.activity_id
+     cross join lateral (
+         select w.id from {schema}.worker_queue as w
+          where w.instance_id = n.instance_id
+            and w.execution_id = n.execution_id
+            and w.activity_id = n.activity_id
+         offset 0
+     ) as x
     on conflict do nothing;
 end;
 $$;
@@ -1040,12 +1171,20 @@ as $$
 begin
     update {schema}.kv_delta as d
        set value = null, last_updated_at_ms = p_now
-      from unnest(p_cleared) as i
-     where d.instance_id = i and i = any (p_ok);
+     where d.ctid = any (array(
+         select x.ctid
+           from unnest(p_cleared) as i
+          cross join lateral (
+              select y.ctid from {schema}.kv_delta as y where y.instance_id = i offset 0
+          ) as x
+          where i = any (p_ok)
+     ));
     insert into {schema}.kv_delta (instance_id, key, value, last_updated_at_ms)
-    select s.instance_id, s.key, null, p_now
+    select i, s.key, null, p_now
       from unnest(p_cleared) as i
-      join {schema}.kv_store as s on s.instance_id = i
+     cross join lateral (
+         select x.key from {schema}.kv_store as x where x.instance_id = i offset 0
+     ) as s
      where i = any (p_ok)
     on conflict do nothing;
     insert into {schema}.kv_delta (instance_id, key, value, last_updated_at_ms)
@@ -1056,8 +1195,16 @@ begin
        set value = excluded.value, last_updated_at_ms = excluded.last_updated_at_ms;
     update {schema}.instances as s
        set flags = s.flags | 2
-      from (select unnest(k_instance) union select unnest(p_cleared)) as k (instance_id)
-     where s.instance_id = k.instance_id and s.flags & 2 = 0 and k.instance_id = any (p_ok);
+     where s.ctid = any (array(
+         select x.ctid
+           from (select unnest(k_instance) union select unnest(p_cleared)) as k (instance_id)
+          cross join lateral (
+              select y.ctid from {schema}.instances as y
+               where y.instance_id = k.instance_id and y.flags & 2 = 0
+              offset 0
+          ) as x
+          where k.instance_id = any (p_ok)
+     ));
 end;
 $$;
 
@@ -1075,24 +1222,52 @@ begin
     insert into {schema}.kv_store (instance_id, key, value, execution_id, last_updated_at_ms)
     select d.instance_id, d.key, d.value, s.current_execution_id, d.last_updated_at_ms
       from unnest(p_instances) as i
-      join {schema}.instances as s on s.instance_id = i
-      join {schema}.kv_delta as d on d.instance_id = i
-     where d.value is not null
+     cross join lateral (
+         select x.current_execution_id from {schema}.instances as x where x.instance_id = i offset 0
+     ) as s
+     cross join lateral (
+         select x.* from {schema}.kv_delta as x
+          where x.instance_id = i and x.value is not null
+         offset 0
+     ) as d
     on conflict (instance_id, key) do update
        set value = excluded.value,
            execution_id = excluded.execution_id,
            last_updated_at_ms = excluded.last_updated_at_ms;
     delete from {schema}.kv_store as s
-     using unnest(p_instances) as i
-      join {schema}.kv_delta as d on d.instance_id = i
-     where d.value is null and s.instance_id = d.instance_id and s.key = d.key;
-    delete from {schema}.kv_delta as d using unnest(p_instances) as i where d.instance_id = i;
+     where s.ctid = any (array(
+         select x.ctid
+           from unnest(p_instances) as i
+          cross join lateral (
+              select y.key from {schema}.kv_delta as y
+               where y.instance_id = i and y.value is null
+              offset 0
+          ) as d
+          cross join lateral (
+              select y.ctid from {schema}.kv_store as y
+               where y.instance_id = i and y.key = d.key
+              offset 0
+          ) as x
+     ));
+    delete from {schema}.kv_delta as d
+     where d.ctid = any (array(
+         select x.ctid
+           from unnest(p_instances) as i
+          cross join lateral (
+              select y.ctid from {schema}.kv_delta as y where y.instance_id = i offset 0
+          ) as x
+     ));
     update {schema}.instances as s
        set flags = case when exists (
-               select from {schema}.kv_store as k where k.instance_id = s.instance_id
+               select from {schema}.kv_store as k where k.instance_id = s.instance_id limit 1
            ) then 1 else 0 end
-      from unnest(p_instances) as i
-     where s.instance_id = i;
+     where s.ctid = any (array(
+         select x.ctid
+           from unnest(p_instances) as i
+          cross join lateral (
+              select y.ctid from {schema}.instances as y where y.instance_id = i offset 0
+          ) as x
+     ));
 end;
 $$;
 
@@ -1113,27 +1288,56 @@ declare
     v_codes smallint[];
 begin
     perform l.instance_id
-       from unnest(x_instance) as i join {schema}.instance_locks as l on l.instance_id = i
-      order by l.instance_id
-        for update of l;
+       from unnest(x_instance) as i  -- sorted
+      cross join lateral (
+          select k.instance_id from {schema}.instance_locks as k
+           where k.instance_id = i
+          offset 0
+             for update
+      ) as l;
     select array_agg(case when l.lock_token = x.nonce and l.locked_until > p_now then 0 else 1 end::smallint order by x.ordinal)
       into v_codes
       from unnest(x_instance, x_nonce) with ordinality as x (instance_id, nonce, ordinal)
-      left join {schema}.instance_locks as l on l.instance_id = x.instance_id;
+      left join lateral (
+          select k.lock_token, k.locked_until from {schema}.instance_locks as k
+           where k.instance_id = x.instance_id
+          offset 0
+      ) as l on true;
     update {schema}.orchestrator_queue as q
        set attempt_count = q.attempt_count + x.counts::integer,
            visible_at = case when x.delay > 0 then p_ts + x.delay * interval '1 millisecond'
                else q.visible_at end
-      from unnest(x_instance, x_nonce, x_delay, x_count) as x (instance_id, nonce, delay, counts)
-      join {schema}.instance_locks as l on l.instance_id = x.instance_id
-     where l.lock_token = x.nonce
-       and l.locked_until > p_now
-       and (x.delay > 0 or x.counts > 0)
-       and q.instance_id = l.instance_id
-       and q.id = any (l.msg_ids);
+      from (
+        select u.delay, u.counts, m.row_id
+          from unnest(x_instance, x_nonce, x_delay, x_count)
+               as u (instance_id, nonce, delay, counts)
+         cross join lateral (
+             select k.msg_ids from {schema}.instance_locks as k
+              where k.instance_id = u.instance_id
+                and k.lock_token = u.nonce
+                and k.locked_until > p_now
+             offset 0
+         ) as l
+         cross join lateral (
+             select y.ctid as row_id from {schema}.orchestrator_queue as y
+              where y.instance_id = u.instance_id and y.id = any (l.msg_ids)
+             offset 0
+         ) as m
+         where u.delay > 0 or u.counts > 0
+      ) as x
+     where q.ctid = x.row_id;
     delete from {schema}.instance_locks as l
-     using unnest(x_instance, x_nonce) as x (instance_id, nonce)
-     where l.instance_id = x.instance_id and l.lock_token = x.nonce and l.locked_until > p_now;
+     where l.ctid = any (array(
+         select y.ctid
+           from unnest(x_instance, x_nonce) as x (instance_id, nonce)
+          cross join lateral (
+              select k.ctid from {schema}.instance_locks as k
+               where k.instance_id = x.instance_id
+                 and k.lock_token = x.nonce
+                 and k.locked_until > p_now
+              offset 0
+          ) as y
+     ));
     return v_codes;
 end;
 $$;
@@ -1157,10 +1361,20 @@ as $$
                attempt_count = greatest(q.attempt_count - (1 - y.counts)::integer, 0),
                visible_at = case when y.delay > 0 then p_ts + y.delay * interval '1 millisecond'
                    else q.visible_at end
-          from unnest(y_instance, y_id, y_nonce, y_delay, y_count)
-               as y (instance_id, id, nonce, delay, counts)
-         where q.instance_id = y.instance_id and q.id = y.id and q.lock_token = y.nonce
-           and q.locked_until > p_now
+          from (
+            select u.delay, u.counts, x.row_id
+              from unnest(y_instance, y_id, y_nonce, y_delay, y_count)
+                   as u (instance_id, id, nonce, delay, counts)
+             cross join lateral (
+                 select w.ctid as row_id from {schema}.worker_queue as w
+                  where w.instance_id = u.instance_id
+                    and w.id = u.id
+                    and w.lock_token = u.nonce
+                    and w.locked_until > p_now
+                 offset 0
+             ) as x
+          ) as y
+         where q.ctid = y.row_id
         returning q.instance_id, q.id
     )
     select array_agg(case when exists (
@@ -1269,6 +1483,7 @@ begin
                 and not exists (
                     select from {schema}.late_cancellations as late
                      where late.instance_id = w.instance_id and late.id = w.id
+                    offset 0
                 )
               order by w.tag_key, w.visible_at, w.id
               limit p_want
@@ -1278,9 +1493,16 @@ begin
     bound as materialized (
         select w.instance_id, w.id, w.visible_at
           from unnest(v_instances, v_ids) as s (instance_id, id)
-          join {schema}.worker_queue as w on w.instance_id = s.instance_id and w.id = s.id
-         where w.visible_at <= v_ts and w.locked_until <= v_now
-           for update of w skip locked
+         cross join lateral (
+             select x.instance_id, x.id, x.visible_at
+               from {schema}.worker_queue as x
+              where x.instance_id = s.instance_id
+                and x.id = s.id
+                and x.visible_at <= v_ts
+                and x.locked_until <= v_now
+             offset 0
+                for update skip locked
+         ) as w
     ),
     picked as materialized (
         select u.instance_id, u.id
@@ -1294,8 +1516,16 @@ begin
                locked_until = v_now + p_lease_ms,
                owner = p_worker,
                attempt_count = w.attempt_count + 1
-          from picked as p
-         where w.instance_id = p.instance_id and w.id = p.id
+          from (
+            select x.row_id
+              from picked as p
+             cross join lateral (
+                 select y.ctid as row_id from {schema}.worker_queue as y
+                  where y.instance_id = p.instance_id and y.id = p.id
+                 offset 0
+             ) as x
+          ) as p
+         where w.ctid = p.row_id
         returning w.*
     )
     select l.instance_id, l.id, l.execution_id, l.activity_id, l.lock_token, l.locked_until,
@@ -1348,8 +1578,11 @@ begin
             select n.session_id, s.owner is not null as is_held
               from (select names.session_id from names where names.session_id is not null limit 1000)
                    as n
-              left join {schema}.sessions as s
-                on s.session_id = n.session_id and s.locked_until > p_now
+              left join lateral (
+                  select x.owner from {schema}.sessions as x
+                   where x.session_id = n.session_id and x.locked_until > p_now
+                  offset 0
+              ) as s on true
              where (s.owner is null or s.owner = p_owner) and n.session_id <> all (v_lost)
         ),
         ready as materialized (
@@ -1413,20 +1646,22 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 begin
-    with victim as materialized (
-        select q.instance_id, q.id
-          from {schema}.late_cancellations as late
-          join {schema}.worker_queue as q on q.instance_id = late.instance_id and q.id = late.id
-         order by q.instance_id, q.id
-           for update of q skip locked
-    )
     delete from {schema}.worker_queue as q
-     using victim as v
-     where q.instance_id = v.instance_id and q.id = v.id;
+     where q.ctid = any (array(
+         select x.ctid
+           from {schema}.late_cancellations as late
+          cross join lateral (
+              select w.ctid from {schema}.worker_queue as w
+               where w.instance_id = late.instance_id and w.id = late.id
+              offset 0
+                 for update skip locked
+          ) as x
+     ));
     delete from {schema}.late_cancellations as late
      where not exists (
          select from {schema}.worker_queue as q
           where q.instance_id = late.instance_id and q.id = late.id
+         offset 0
      );
 end;
 $$;
@@ -1462,23 +1697,30 @@ begin
     o_now := v_now;
     if cardinality(t_instance) > 0 then
         with held as materialized (
-            select l.instance_id, l.locked_until
+            select l.*
               from unnest(t_instance, t_nonce) as t (instance_id, nonce)
-              join {schema}.instance_locks as l on l.instance_id = t.instance_id
-             where l.lock_token = t.nonce
-             order by l.instance_id
-               for update of l skip locked
+             cross join lateral (
+                 select k.instance_id, k.locked_until, k.ctid as row_id
+                   from {schema}.instance_locks as k
+                  where k.instance_id = t.instance_id and k.lock_token = t.nonce
+                 offset 0
+                    for update skip locked
+             ) as l
         ),
         extended as (
             update {schema}.instance_locks as l
                set locked_until = v_now + p_turn_lease_ms
               from held as h
-             where l.instance_id = h.instance_id and h.locked_until > v_now
+             where l.ctid = h.row_id and h.locked_until > v_now
             returning l.instance_id
         )
         select array_agg(t.ordinal) into o_lost_turns
           from unnest(t_instance, t_nonce) with ordinality as t (instance_id, nonce, ordinal)
-          left join {schema}.instance_locks as l on l.instance_id = t.instance_id
+          left join lateral (
+              select k.lock_token from {schema}.instance_locks as k
+               where k.instance_id = t.instance_id
+              offset 0
+          ) as l on true
          where l.lock_token is distinct from t.nonce
             or exists (
                 select from held as h
@@ -1488,18 +1730,21 @@ begin
 
     if cardinality(y_id) > 0 then
         with held as materialized (
-            select q.instance_id, q.id, q.locked_until
+            select q.*
               from unnest(y_instance, y_id, y_nonce) as y (instance_id, id, nonce)
-              join {schema}.worker_queue as q on q.instance_id = y.instance_id and q.id = y.id
-             where q.lock_token = y.nonce
-             order by q.instance_id, q.id
-               for update of q skip locked
+             cross join lateral (
+                 select w.instance_id, w.id, w.locked_until, w.ctid as row_id
+                   from {schema}.worker_queue as w
+                  where w.instance_id = y.instance_id and w.id = y.id and w.lock_token = y.nonce
+                 offset 0
+                    for update skip locked
+             ) as q
         ),
         extended as (
             update {schema}.worker_queue as q
                set locked_until = v_now + p_activity_lease_ms
               from held as h
-             where q.instance_id = h.instance_id and q.id = h.id and h.locked_until > v_now
+             where q.ctid = h.row_id and h.locked_until > v_now
             returning q.session_id
         )
         select array_agg(distinct y.ordinal), max(e.sessions)
@@ -1509,8 +1754,11 @@ begin
               select y.ordinal
                 from unnest(y_instance, y_id, y_nonce) with ordinality
                      as y (instance_id, id, nonce, ordinal)
-                left join {schema}.worker_queue as q
-                  on q.instance_id = y.instance_id and q.id = y.id
+                left join lateral (
+                    select w.lock_token from {schema}.worker_queue as w
+                     where w.instance_id = y.instance_id and w.id = y.id
+                    offset 0
+                ) as q on true
                where q.lock_token is distinct from y.nonce
                   or exists (
                       select from held as h
@@ -1521,12 +1769,20 @@ begin
                   or exists (
                       select from {schema}.late_cancellations as late
                        where late.instance_id = y.instance_id and late.id = y.id
+                      offset 0
                   )
           ) as y on true;
         update {schema}.sessions as s
            set last_activity_at = v_now
-          from unnest(v_sessions) as touched (session_id)
-         where s.session_id = touched.session_id and s.locked_until > v_now;
+         where s.ctid = any (array(
+             select x.ctid
+               from unnest(v_sessions) as touched (session_id)
+              cross join lateral (
+                  select y.ctid from {schema}.sessions as y
+                   where y.session_id = touched.session_id and y.locked_until > v_now
+                  offset 0
+              ) as x
+         ));
     end if;
 end;
 $$;

@@ -4,6 +4,9 @@
 -- lease was taken is not older than the lease. One statement that locks and reads would return
 -- messages that somebody consumed in between.
 --
+-- Every access by key stands in a subquery with OFFSET 0, and rows are written by their ctid: so each plan
+-- is index probes, one per row of the batch, whatever the statistics of these ever-changing tables say.
+--
 -- History is left out of an instance whose last turn was written by p_cached_by: that process has it in
 -- its cache, as a rule, and asks for it in the rare case that it has not.
 --
@@ -76,18 +79,23 @@ begin
           from (
             select l.instance_id
               from unnest(p_held_ids, p_held_nonces) as h (instance_id, nonce)
-              join {schema}.instance_locks as l on l.instance_id = h.instance_id
-             where l.lock_token = h.nonce
-               and l.locked_until > v_now
-               and exists (
-                   select from {schema}.orchestrator_queue as q
-                    where q.instance_id = l.instance_id
-                      and q.visible_at <= v_ts
-                      and q.id <> all (l.msg_ids)
-               )
-             order by l.instance_id
+             cross join lateral (
+                 select k.instance_id
+                   from {schema}.instance_locks as k
+                  where k.instance_id = h.instance_id
+                    and k.lock_token = h.nonce
+                    and k.locked_until > v_now
+                    and exists (
+                        select from {schema}.orchestrator_queue as q
+                         where q.instance_id = k.instance_id
+                           and q.visible_at <= v_ts
+                           and q.id <> all (k.msg_ids)
+                        offset 0
+                    )
+                 offset 0
+                    for update skip locked
+             ) as l
              limit p_want
-               for update of l skip locked
           ) as held;
         v_want := p_want - cardinality(v_held);
     end if;
@@ -111,8 +119,16 @@ begin
                         else 2 end as blocked,
                    s.pinned_version
               from page as p
-              left join {schema}.instance_locks as l on l.instance_id = p.instance_id
-              left join {schema}.instances as s on s.instance_id = p.instance_id
+              left join lateral (
+                  select k.* from {schema}.instance_locks as k
+                   where k.instance_id = p.instance_id
+                  offset 0
+              ) as l on true
+              left join lateral (
+                  select i.pinned_version from {schema}.instances as i
+                   where i.instance_id = p.instance_id
+                  offset 0
+              ) as s on p_low_versions is not null
         ),
         candidate as materialized (
             select c.instance_id
@@ -172,15 +188,31 @@ begin
             if v_redelivered then
                 update {schema}.orchestrator_queue as q
                    set attempt_count = q.attempt_count + 1
-                  from unnest(v_page_ids) as i
-                  join {schema}.instance_locks as l on l.instance_id = i
-                 where l.lock_token = p_nonce
-                   and q.instance_id = l.instance_id
-                   and q.id = any (l.msg_ids);
+                 where q.ctid = any (array(
+                     select m.ctid
+                       from unnest(v_page_ids) as i
+                      cross join lateral (
+                          select l.msg_ids from {schema}.instance_locks as l
+                           where l.instance_id = i and l.lock_token = p_nonce
+                          offset 0
+                      ) as l
+                      cross join lateral (
+                          select x.ctid from {schema}.orchestrator_queue as x
+                           where x.instance_id = i and x.id = any (l.msg_ids)
+                          offset 0
+                      ) as m
+                 ));
                 update {schema}.instance_locks as l
                    set msg_ids = '{}'
-                  from unnest(v_page_ids) as i
-                 where l.instance_id = i and l.lock_token = p_nonce and l.msg_ids <> '{}';
+                 where l.ctid = any (array(
+                     select x.ctid
+                       from unnest(v_page_ids) as i
+                      cross join lateral (
+                          select k.ctid from {schema}.instance_locks as k
+                           where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids <> '{}'
+                          offset 0
+                      ) as x
+                 ));
             end if;
         end if;
 
@@ -214,16 +246,29 @@ begin
                max(q.attempt_count) + 1 as attempt,
                min(q.visible_at) as since
           from unnest(v_leased) as i
-          join {schema}.instance_locks as l on l.instance_id = i
-          join {schema}.orchestrator_queue as q on q.instance_id = l.instance_id
-         where q.visible_at <= v_ts and q.id <> all (l.msg_ids)
+         cross join lateral (
+             select k.msg_ids from {schema}.instance_locks as k where k.instance_id = i offset 0
+         ) as l
+         cross join lateral (
+             select x.* from {schema}.orchestrator_queue as x
+              where x.instance_id = i and x.visible_at <= v_ts and x.id <> all (l.msg_ids)
+             offset 0
+         ) as q
          group by q.instance_id
     ),
     handed as (
         update {schema}.instance_locks as l
            set msg_ids = l.msg_ids || m.ids
-          from message as m
-         where l.instance_id = m.instance_id
+          from (
+            select y.*, x.row_id
+              from message as y
+             cross join lateral (
+                 select k.ctid as row_id from {schema}.instance_locks as k
+                  where k.instance_id = y.instance_id
+                 offset 0
+             ) as x
+          ) as m
+         where l.ctid = m.row_id
         returning l.instance_id, l.lock_token, l.locked_until,
                   m.ids, m.kinds, m.bodies, m.attempt, m.since
     )
@@ -234,7 +279,9 @@ begin
            coalesce(left(s.last_commit, 12) = p_cached_by, false),
            kv.keys, kv.vals, kv.times, null::bigint, null::bigint, null::smallint
       from handed as h
-      left join {schema}.instances as s on s.instance_id = h.instance_id
+      left join lateral (
+          select i.* from {schema}.instances as i where i.instance_id = h.instance_id offset 0
+      ) as s on true
       left join lateral (
           select array_agg(x.events order by x.first_event_id) as events
             from {schema}.history_log as x
@@ -255,8 +302,15 @@ begin
     if v_rows < cardinality(v_leased) then
         -- Consumed by somebody between the candidate's snapshot and the lease.
         delete from {schema}.instance_locks as l
-         using unnest(v_leased) as i
-         where l.instance_id = i and l.lock_token = p_nonce and l.msg_ids = '{}';
+         where l.ctid = any (array(
+             select x.ctid
+               from unnest(v_leased) as i
+              cross join lateral (
+                  select k.ctid from {schema}.instance_locks as k
+                   where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids = '{}'
+                  offset 0
+              ) as x
+         ));
     end if;
 end;
 $$;

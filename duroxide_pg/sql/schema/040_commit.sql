@@ -143,8 +143,11 @@ begin
         end if;
         select array_agg(q.id order by q.id) into o_eager_ids
           from (select distinct i from unnest(a_instance) as i) as a
-          join {schema}.worker_queue as q on q.instance_id = a.i
-         where q.lock_token = p_nonce;
+         cross join lateral (
+             select x.id from {schema}.worker_queue as x
+              where x.instance_id = a.i and x.lock_token = p_nonce
+             offset 0
+         ) as q;
         o_more := true;
         return next;
         return;
@@ -154,16 +157,25 @@ begin
     if v_finishes > 0 then
         select v_finishes - count(*) into v_lost_finishes
           from unnest(f_instance, f_id, f_nonce) as f (instance_id, id, nonce)
-          join {schema}.worker_queue as q on q.instance_id = f.instance_id and q.id = f.id
-         where q.lock_token = f.nonce and q.locked_until > v_now;
+         cross join lateral (
+             select from {schema}.worker_queue as x
+              where x.instance_id = f.instance_id
+                and x.id = f.id
+                and x.lock_token = f.nonce
+                and x.locked_until > v_now
+             offset 0
+         ) as q;
         if v_lost_finishes > 0 then
             select array_agg(case when q.lock_token = f.nonce and q.locked_until > v_now then 0
                                   else 1 end::smallint order by f.ordinal)
               into o_finish_codes
               from unnest(f_instance, f_id, f_nonce) with ordinality
                    as f (instance_id, id, nonce, ordinal)
-              left join {schema}.worker_queue as q
-                on q.instance_id = f.instance_id and q.id = f.id;
+              left join lateral (
+                  select x.lock_token, x.locked_until from {schema}.worker_queue as x
+                   where x.instance_id = f.instance_id and x.id = f.id
+                  offset 0
+              ) as q on true;
             select array_agg(ordinal) into v_lost_ordinals
               from unnest(o_finish_codes) with ordinality as f (code, ordinal)
              where code <> 0;
@@ -211,8 +223,16 @@ begin
               from unnest(t_instance, t_nonce, t_execution, t_first, t_last, t_key, t_name, t_status)
                    with ordinality
                    as t (instance_id, nonce, execution_id, first, last, key, name, status, ordinal)
-              left join {schema}.instance_locks as l on l.instance_id = t.instance_id
-              left join {schema}.instances as s on s.instance_id = t.instance_id
+              left join lateral (
+                  select k.lock_token, k.locked_until from {schema}.instance_locks as k
+                   where k.instance_id = t.instance_id
+                  offset 0
+              ) as l on true
+              left join lateral (
+                  select i.* from {schema}.instances as i
+                   where i.instance_id = t.instance_id
+                  offset 0
+              ) as s on true
           ) as seen;
         v_ok := coalesce(v_ok, '{}');
         v_all := cardinality(v_ok) = v_turns;
@@ -223,7 +243,7 @@ begin
            into v_busy
           using (select array_agg(t.instance_id order by t.ordinal) from unnest(t_instance) with ordinality as t (instance_id, ordinal) where v_all or t.instance_id = any (v_ok)),
                 (select array_agg(t.execution_id order by t.ordinal) from unnest(t_instance, t_execution) with ordinality as t (instance_id, execution_id, ordinal) where v_all or t.instance_id = any (v_ok)),
-                (select array_agg(coalesce(t.name, s.orchestration_name) order by t.ordinal) from unnest(t_instance, t_name) with ordinality as t (instance_id, name, ordinal) left join {schema}.instances as s on s.instance_id = t.instance_id where v_all or t.instance_id = any (v_ok)),
+                (select array_agg(coalesce(t.name, s.orchestration_name) order by t.ordinal) from unnest(t_instance, t_name) with ordinality as t (instance_id, name, ordinal) left join lateral (select i.orchestration_name from {schema}.instances as i where i.instance_id = t.instance_id offset 0) as s on true where v_all or t.instance_id = any (v_ok)),
                 (select array_agg(t.status order by t.ordinal) from unnest(t_instance, t_status) with ordinality as t (instance_id, status, ordinal) where v_all or t.instance_id = any (v_ok)),
                 (select array_agg(t.output order by t.ordinal) from unnest(t_instance, t_output) with ordinality as t (instance_id, output, ordinal) where v_all or t.instance_id = any (v_ok)),
                 (select array_agg(t.projection order by t.ordinal) from unnest(t_instance, t_projection) with ordinality as t (instance_id, projection, ordinal) where v_all or t.instance_id = any (v_ok)),
@@ -246,21 +266,32 @@ begin
         -- Leases: end them, or go on with them.
         v_expected := cardinality(v_ok);
         delete from {schema}.instance_locks as l
-         using unnest(t_instance, t_nonce, t_keep) as t (instance_id, nonce, keep)
-         where l.instance_id = t.instance_id
-           and l.lock_token = t.nonce
-           and t.keep is null
-           and (v_all or t.instance_id = any (v_ok));
+         where l.ctid = any (array(
+             select x.ctid
+               from unnest(t_instance, t_nonce, t_keep) as t (instance_id, nonce, keep)
+              cross join lateral (
+                  select k.ctid from {schema}.instance_locks as k
+                   where k.instance_id = t.instance_id and k.lock_token = t.nonce
+                  offset 0
+              ) as x
+              where t.keep is null and (v_all or t.instance_id = any (v_ok))
+         ));
         get diagnostics v_rows = row_count;
         if v_rows < v_expected then
             v_expected := v_expected - v_rows;
             update {schema}.instance_locks as l
                set locked_until = v_now + t.keep, locked_at = v_now, msg_ids = '{}'
-              from unnest(t_instance, t_nonce, t_keep) as t (instance_id, nonce, keep)
-             where l.instance_id = t.instance_id
-               and l.lock_token = t.nonce
-               and t.keep is not null
-               and (v_all or t.instance_id = any (v_ok));
+              from (
+                select x.row_id, u.keep
+                  from unnest(t_instance, t_nonce, t_keep) as u (instance_id, nonce, keep)
+                 cross join lateral (
+                     select k.ctid as row_id from {schema}.instance_locks as k
+                      where k.instance_id = u.instance_id and k.lock_token = u.nonce
+                     offset 0
+                 ) as x
+                 where u.keep is not null and (v_all or u.instance_id = any (v_ok))
+              ) as t
+             where l.ctid = t.row_id;
             get diagnostics v_rows = row_count;
             if v_rows <> v_expected then
                 raise exception 'a lease changed hands' using errcode = '40001';
@@ -274,7 +305,9 @@ begin
             select s.instance_id, s.current_execution_id, s.status, s.output, s.pinned_version,
                    s.started_at, coalesce(s.completed_at, v_ts)
               from unnest(v_superseding) as i
-              join {schema}.instances as s on s.instance_id = i
+             cross join lateral (
+                 select x.* from {schema}.instances as x where x.instance_id = i offset 0
+             ) as s
             on conflict do nothing;
         end if;
 
@@ -310,13 +343,21 @@ begin
                            then s.completed_at
                        when t.status <> 'Running' then v_ts end,
                    updated_at = v_ts
-              from unnest(
-                       t_instance, t_execution, t_first, t_last, t_events, t_key, t_name, t_version,
-                       t_pin, t_parent, t_status, t_output, t_custom_set, t_custom
-                   ) as t (instance_id, execution_id, first, last, events, key, name, version,
-                           pin, parent, status, output, custom_set, custom)
-             where s.instance_id = t.instance_id
-               and (v_all or t.instance_id = any (v_ok))
+              from (
+                select u.*, x.row_id
+                  from unnest(
+                           t_instance, t_execution, t_first, t_last, t_events, t_key, t_name,
+                           t_version, t_pin, t_parent, t_status, t_output, t_custom_set, t_custom
+                       ) as u (instance_id, execution_id, first, last, events, key, name, version,
+                               pin, parent, status, output, custom_set, custom)
+                 cross join lateral (
+                     select i.ctid as row_id from {schema}.instances as i
+                      where i.instance_id = u.instance_id
+                     offset 0
+                 ) as x
+                 where v_all or u.instance_id = any (v_old)
+              ) as t
+             where s.ctid = t.row_id
                and (
                    (t.execution_id = s.current_execution_id and t.first = s.next_event_id)
                    or (t.execution_id = s.current_execution_id + 1 and t.first = 1)
@@ -350,10 +391,16 @@ begin
 
         if cardinality(c_id) > 0 then
             delete from {schema}.orchestrator_queue as q
-             using unnest(c_instance, c_id) as c (instance_id, id)
-             where q.instance_id = c.instance_id
-               and q.id = c.id
-               and (v_all or c.instance_id = any (v_ok));
+             where q.ctid = any (array(
+                 select x.ctid
+                   from unnest(c_instance, c_id) as c (instance_id, id)
+                  cross join lateral (
+                      select m.ctid from {schema}.orchestrator_queue as m
+                       where m.instance_id = c.instance_id and m.id = c.id
+                      offset 0
+                  ) as x
+                  where v_all or c.instance_id = any (v_ok)
+             ));
         end if;
 
         insert into {schema}.history_log
@@ -401,11 +448,19 @@ begin
 
         if cardinality(r_instance) > 0 then
             delete from {schema}.orchestrator_queue as q
-             using unnest(r_instance, r_execution, r_timer) as r (instance_id, execution_id, timer_id)
-             where q.instance_id = r.instance_id
-               and q.timer_execution_id = r.execution_id
-               and q.timer_id = r.timer_id
-               and (v_all or r.instance_id = any (v_ok));
+             where q.ctid = any (array(
+                 select x.ctid
+                   from unnest(r_instance, r_execution, r_timer)
+                        as r (instance_id, execution_id, timer_id)
+                  cross join lateral (
+                      select m.ctid from {schema}.orchestrator_queue as m
+                       where m.instance_id = r.instance_id
+                         and m.timer_execution_id = r.execution_id
+                         and m.timer_id = r.timer_id
+                      offset 0
+                  ) as x
+                  where v_all or r.instance_id = any (v_ok)
+             ));
         end if;
 
         if cardinality(k_cleared) > 0 or cardinality(k_instance) > 0 then
@@ -420,20 +475,36 @@ begin
     if v_finishes > 0 then
         with gone as (
             delete from {schema}.worker_queue as q
-             using unnest(f_instance, f_id, f_nonce, f_turn) with ordinality
-                   as f (instance_id, id, nonce, turn, ordinal)
-             where q.instance_id = f.instance_id
-               and q.id = f.id
-               and q.lock_token = f.nonce
-               and (v_lost_ordinals is null or f.ordinal <> all (v_lost_ordinals))
-               and (v_all or f.turn is null or f.turn = any (v_ok))
+             where q.ctid = any (array(
+                 select x.ctid
+                   from unnest(f_instance, f_id, f_nonce, f_turn) with ordinality
+                        as f (instance_id, id, nonce, turn, ordinal)
+                  cross join lateral (
+                      select w.ctid from {schema}.worker_queue as w
+                       where w.instance_id = f.instance_id
+                         and w.id = f.id
+                         and w.lock_token = f.nonce
+                      offset 0
+                  ) as x
+                  where (v_lost_ordinals is null or f.ordinal <> all (v_lost_ordinals))
+                    and (v_all or f.turn is null or f.turn = any (v_ok))
+             ))
             returning q.session_id
         ),
         touched as (
             update {schema}.sessions as s
                set last_activity_at = v_now
-              from (select distinct g.session_id from gone as g where g.session_id is not null) as g
-             where s.session_id = g.session_id and s.locked_until > v_now
+              from (
+                select x.row_id
+                  from (select distinct gone.session_id from gone where gone.session_id is not null)
+                       as g
+                 cross join lateral (
+                     select y.ctid as row_id from {schema}.sessions as y
+                      where y.session_id = g.session_id and y.locked_until > v_now
+                     offset 0
+                 ) as x
+              ) as touched
+             where s.ctid = touched.row_id
         )
         select count(*) into v_rows from gone;
         select count(*) into v_expected
@@ -473,8 +544,11 @@ begin
     -- Something may have come for an instance while it was leased; nobody else will look for it.
     o_more := exists (
         select from unnest(v_ok) as i
-          join {schema}.orchestrator_queue as q on q.instance_id = i
-         where q.visible_at <= v_ts
+         cross join lateral (
+             select from {schema}.orchestrator_queue as x
+              where x.instance_id = i and x.visible_at <= v_ts
+             limit 1
+         ) as q
     );
 
     if 0 <> any (o_turn_codes) or v_lost_ordinals is not null
@@ -504,27 +578,30 @@ set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 begin
-    with victim as materialized (
-        select q.instance_id, q.id
-          from unnest(n_instance, n_execution, n_activity)
-               as n (instance_id, execution_id, activity_id)
-          join {schema}.worker_queue as q
-            on q.instance_id = n.instance_id
-           and q.execution_id = n.execution_id
-           and q.activity_id = n.activity_id
-         order by q.instance_id, q.id
-           for update of q skip locked
-    )
     delete from {schema}.worker_queue as q
-     using victim as v
-     where q.instance_id = v.instance_id and q.id = v.id;
+     where q.ctid = any (array(
+         select x.ctid
+           from unnest(n_instance, n_execution, n_activity)
+                as n (instance_id, execution_id, activity_id)
+          cross join lateral (
+              select w.ctid from {schema}.worker_queue as w
+               where w.instance_id = n.instance_id
+                 and w.execution_id = n.execution_id
+                 and w.activity_id = n.activity_id
+              offset 0
+                 for update skip locked
+          ) as x
+     ));
     insert into {schema}.late_cancellations (instance_id, id)
-    select q.instance_id, q.id
+    select n.instance_id, x.id
       from unnest(n_instance, n_execution, n_activity) as n (instance_id, execution_id, activity_id)
-      join {schema}.worker_queue as q
-        on q.instance_id = n.instance_id
-       and q.execution_id = n.execution_id
-       and q.activity_id = n.activity_id
+     cross join lateral (
+         select w.id from {schema}.worker_queue as w
+          where w.instance_id = n.instance_id
+            and w.execution_id = n.execution_id
+            and w.activity_id = n.activity_id
+         offset 0
+     ) as x
     on conflict do nothing;
 end;
 $$;
@@ -547,12 +624,20 @@ as $$
 begin
     update {schema}.kv_delta as d
        set value = null, last_updated_at_ms = p_now
-      from unnest(p_cleared) as i
-     where d.instance_id = i and i = any (p_ok);
+     where d.ctid = any (array(
+         select x.ctid
+           from unnest(p_cleared) as i
+          cross join lateral (
+              select y.ctid from {schema}.kv_delta as y where y.instance_id = i offset 0
+          ) as x
+          where i = any (p_ok)
+     ));
     insert into {schema}.kv_delta (instance_id, key, value, last_updated_at_ms)
-    select s.instance_id, s.key, null, p_now
+    select i, s.key, null, p_now
       from unnest(p_cleared) as i
-      join {schema}.kv_store as s on s.instance_id = i
+     cross join lateral (
+         select x.key from {schema}.kv_store as x where x.instance_id = i offset 0
+     ) as s
      where i = any (p_ok)
     on conflict do nothing;
     insert into {schema}.kv_delta (instance_id, key, value, last_updated_at_ms)
@@ -563,8 +648,16 @@ begin
        set value = excluded.value, last_updated_at_ms = excluded.last_updated_at_ms;
     update {schema}.instances as s
        set flags = s.flags | 2
-      from (select unnest(k_instance) union select unnest(p_cleared)) as k (instance_id)
-     where s.instance_id = k.instance_id and s.flags & 2 = 0 and k.instance_id = any (p_ok);
+     where s.ctid = any (array(
+         select x.ctid
+           from (select unnest(k_instance) union select unnest(p_cleared)) as k (instance_id)
+          cross join lateral (
+              select y.ctid from {schema}.instances as y
+               where y.instance_id = k.instance_id and y.flags & 2 = 0
+              offset 0
+          ) as x
+          where k.instance_id = any (p_ok)
+     ));
 end;
 $$;
 
@@ -582,24 +675,52 @@ begin
     insert into {schema}.kv_store (instance_id, key, value, execution_id, last_updated_at_ms)
     select d.instance_id, d.key, d.value, s.current_execution_id, d.last_updated_at_ms
       from unnest(p_instances) as i
-      join {schema}.instances as s on s.instance_id = i
-      join {schema}.kv_delta as d on d.instance_id = i
-     where d.value is not null
+     cross join lateral (
+         select x.current_execution_id from {schema}.instances as x where x.instance_id = i offset 0
+     ) as s
+     cross join lateral (
+         select x.* from {schema}.kv_delta as x
+          where x.instance_id = i and x.value is not null
+         offset 0
+     ) as d
     on conflict (instance_id, key) do update
        set value = excluded.value,
            execution_id = excluded.execution_id,
            last_updated_at_ms = excluded.last_updated_at_ms;
     delete from {schema}.kv_store as s
-     using unnest(p_instances) as i
-      join {schema}.kv_delta as d on d.instance_id = i
-     where d.value is null and s.instance_id = d.instance_id and s.key = d.key;
-    delete from {schema}.kv_delta as d using unnest(p_instances) as i where d.instance_id = i;
+     where s.ctid = any (array(
+         select x.ctid
+           from unnest(p_instances) as i
+          cross join lateral (
+              select y.key from {schema}.kv_delta as y
+               where y.instance_id = i and y.value is null
+              offset 0
+          ) as d
+          cross join lateral (
+              select y.ctid from {schema}.kv_store as y
+               where y.instance_id = i and y.key = d.key
+              offset 0
+          ) as x
+     ));
+    delete from {schema}.kv_delta as d
+     where d.ctid = any (array(
+         select x.ctid
+           from unnest(p_instances) as i
+          cross join lateral (
+              select y.ctid from {schema}.kv_delta as y where y.instance_id = i offset 0
+          ) as x
+     ));
     update {schema}.instances as s
        set flags = case when exists (
-               select from {schema}.kv_store as k where k.instance_id = s.instance_id
+               select from {schema}.kv_store as k where k.instance_id = s.instance_id limit 1
            ) then 1 else 0 end
-      from unnest(p_instances) as i
-     where s.instance_id = i;
+     where s.ctid = any (array(
+         select x.ctid
+           from unnest(p_instances) as i
+          cross join lateral (
+              select y.ctid from {schema}.instances as y where y.instance_id = i offset 0
+          ) as x
+     ));
 end;
 $$;
 
@@ -620,27 +741,56 @@ declare
     v_codes smallint[];
 begin
     perform l.instance_id
-       from unnest(x_instance) as i join {schema}.instance_locks as l on l.instance_id = i
-      order by l.instance_id
-        for update of l;
+       from unnest(x_instance) as i  -- sorted
+      cross join lateral (
+          select k.instance_id from {schema}.instance_locks as k
+           where k.instance_id = i
+          offset 0
+             for update
+      ) as l;
     select array_agg(case when l.lock_token = x.nonce and l.locked_until > p_now then 0 else 1 end::smallint order by x.ordinal)
       into v_codes
       from unnest(x_instance, x_nonce) with ordinality as x (instance_id, nonce, ordinal)
-      left join {schema}.instance_locks as l on l.instance_id = x.instance_id;
+      left join lateral (
+          select k.lock_token, k.locked_until from {schema}.instance_locks as k
+           where k.instance_id = x.instance_id
+          offset 0
+      ) as l on true;
     update {schema}.orchestrator_queue as q
        set attempt_count = q.attempt_count + x.counts::integer,
            visible_at = case when x.delay > 0 then p_ts + x.delay * interval '1 millisecond'
                else q.visible_at end
-      from unnest(x_instance, x_nonce, x_delay, x_count) as x (instance_id, nonce, delay, counts)
-      join {schema}.instance_locks as l on l.instance_id = x.instance_id
-     where l.lock_token = x.nonce
-       and l.locked_until > p_now
-       and (x.delay > 0 or x.counts > 0)
-       and q.instance_id = l.instance_id
-       and q.id = any (l.msg_ids);
+      from (
+        select u.delay, u.counts, m.row_id
+          from unnest(x_instance, x_nonce, x_delay, x_count)
+               as u (instance_id, nonce, delay, counts)
+         cross join lateral (
+             select k.msg_ids from {schema}.instance_locks as k
+              where k.instance_id = u.instance_id
+                and k.lock_token = u.nonce
+                and k.locked_until > p_now
+             offset 0
+         ) as l
+         cross join lateral (
+             select y.ctid as row_id from {schema}.orchestrator_queue as y
+              where y.instance_id = u.instance_id and y.id = any (l.msg_ids)
+             offset 0
+         ) as m
+         where u.delay > 0 or u.counts > 0
+      ) as x
+     where q.ctid = x.row_id;
     delete from {schema}.instance_locks as l
-     using unnest(x_instance, x_nonce) as x (instance_id, nonce)
-     where l.instance_id = x.instance_id and l.lock_token = x.nonce and l.locked_until > p_now;
+     where l.ctid = any (array(
+         select y.ctid
+           from unnest(x_instance, x_nonce) as x (instance_id, nonce)
+          cross join lateral (
+              select k.ctid from {schema}.instance_locks as k
+               where k.instance_id = x.instance_id
+                 and k.lock_token = x.nonce
+                 and k.locked_until > p_now
+              offset 0
+          ) as y
+     ));
     return v_codes;
 end;
 $$;
@@ -664,10 +814,20 @@ as $$
                attempt_count = greatest(q.attempt_count - (1 - y.counts)::integer, 0),
                visible_at = case when y.delay > 0 then p_ts + y.delay * interval '1 millisecond'
                    else q.visible_at end
-          from unnest(y_instance, y_id, y_nonce, y_delay, y_count)
-               as y (instance_id, id, nonce, delay, counts)
-         where q.instance_id = y.instance_id and q.id = y.id and q.lock_token = y.nonce
-           and q.locked_until > p_now
+          from (
+            select u.delay, u.counts, x.row_id
+              from unnest(y_instance, y_id, y_nonce, y_delay, y_count)
+                   as u (instance_id, id, nonce, delay, counts)
+             cross join lateral (
+                 select w.ctid as row_id from {schema}.worker_queue as w
+                  where w.instance_id = u.instance_id
+                    and w.id = u.id
+                    and w.lock_token = u.nonce
+                    and w.locked_until > p_now
+                 offset 0
+             ) as x
+          ) as y
+         where q.ctid = y.row_id
         returning q.instance_id, q.id
     )
     select array_agg(case when exists (

@@ -99,6 +99,7 @@ begin
                 and not exists (
                     select from {schema}.late_cancellations as late
                      where late.instance_id = w.instance_id and late.id = w.id
+                    offset 0
                 )
               order by w.tag_key, w.visible_at, w.id
               limit p_want
@@ -108,9 +109,16 @@ begin
     bound as materialized (
         select w.instance_id, w.id, w.visible_at
           from unnest(v_instances, v_ids) as s (instance_id, id)
-          join {schema}.worker_queue as w on w.instance_id = s.instance_id and w.id = s.id
-         where w.visible_at <= v_ts and w.locked_until <= v_now
-           for update of w skip locked
+         cross join lateral (
+             select x.instance_id, x.id, x.visible_at
+               from {schema}.worker_queue as x
+              where x.instance_id = s.instance_id
+                and x.id = s.id
+                and x.visible_at <= v_ts
+                and x.locked_until <= v_now
+             offset 0
+                for update skip locked
+         ) as w
     ),
     picked as materialized (
         select u.instance_id, u.id
@@ -124,8 +132,16 @@ begin
                locked_until = v_now + p_lease_ms,
                owner = p_worker,
                attempt_count = w.attempt_count + 1
-          from picked as p
-         where w.instance_id = p.instance_id and w.id = p.id
+          from (
+            select x.row_id
+              from picked as p
+             cross join lateral (
+                 select y.ctid as row_id from {schema}.worker_queue as y
+                  where y.instance_id = p.instance_id and y.id = p.id
+                 offset 0
+             ) as x
+          ) as p
+         where w.ctid = p.row_id
         returning w.*
     )
     select l.instance_id, l.id, l.execution_id, l.activity_id, l.lock_token, l.locked_until,
@@ -178,8 +194,11 @@ begin
             select n.session_id, s.owner is not null as is_held
               from (select names.session_id from names where names.session_id is not null limit 1000)
                    as n
-              left join {schema}.sessions as s
-                on s.session_id = n.session_id and s.locked_until > p_now
+              left join lateral (
+                  select x.owner from {schema}.sessions as x
+                   where x.session_id = n.session_id and x.locked_until > p_now
+                  offset 0
+              ) as s on true
              where (s.owner is null or s.owner = p_owner) and n.session_id <> all (v_lost)
         ),
         ready as materialized (
@@ -243,20 +262,22 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 begin
-    with victim as materialized (
-        select q.instance_id, q.id
-          from {schema}.late_cancellations as late
-          join {schema}.worker_queue as q on q.instance_id = late.instance_id and q.id = late.id
-         order by q.instance_id, q.id
-           for update of q skip locked
-    )
     delete from {schema}.worker_queue as q
-     using victim as v
-     where q.instance_id = v.instance_id and q.id = v.id;
+     where q.ctid = any (array(
+         select x.ctid
+           from {schema}.late_cancellations as late
+          cross join lateral (
+              select w.ctid from {schema}.worker_queue as w
+               where w.instance_id = late.instance_id and w.id = late.id
+              offset 0
+                 for update skip locked
+          ) as x
+     ));
     delete from {schema}.late_cancellations as late
      where not exists (
          select from {schema}.worker_queue as q
           where q.instance_id = late.instance_id and q.id = late.id
+         offset 0
      );
 end;
 $$;

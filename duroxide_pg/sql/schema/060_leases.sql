@@ -30,23 +30,30 @@ begin
     o_now := v_now;
     if cardinality(t_instance) > 0 then
         with held as materialized (
-            select l.instance_id, l.locked_until
+            select l.*
               from unnest(t_instance, t_nonce) as t (instance_id, nonce)
-              join {schema}.instance_locks as l on l.instance_id = t.instance_id
-             where l.lock_token = t.nonce
-             order by l.instance_id
-               for update of l skip locked
+             cross join lateral (
+                 select k.instance_id, k.locked_until, k.ctid as row_id
+                   from {schema}.instance_locks as k
+                  where k.instance_id = t.instance_id and k.lock_token = t.nonce
+                 offset 0
+                    for update skip locked
+             ) as l
         ),
         extended as (
             update {schema}.instance_locks as l
                set locked_until = v_now + p_turn_lease_ms
               from held as h
-             where l.instance_id = h.instance_id and h.locked_until > v_now
+             where l.ctid = h.row_id and h.locked_until > v_now
             returning l.instance_id
         )
         select array_agg(t.ordinal) into o_lost_turns
           from unnest(t_instance, t_nonce) with ordinality as t (instance_id, nonce, ordinal)
-          left join {schema}.instance_locks as l on l.instance_id = t.instance_id
+          left join lateral (
+              select k.lock_token from {schema}.instance_locks as k
+               where k.instance_id = t.instance_id
+              offset 0
+          ) as l on true
          where l.lock_token is distinct from t.nonce
             or exists (
                 select from held as h
@@ -56,18 +63,21 @@ begin
 
     if cardinality(y_id) > 0 then
         with held as materialized (
-            select q.instance_id, q.id, q.locked_until
+            select q.*
               from unnest(y_instance, y_id, y_nonce) as y (instance_id, id, nonce)
-              join {schema}.worker_queue as q on q.instance_id = y.instance_id and q.id = y.id
-             where q.lock_token = y.nonce
-             order by q.instance_id, q.id
-               for update of q skip locked
+             cross join lateral (
+                 select w.instance_id, w.id, w.locked_until, w.ctid as row_id
+                   from {schema}.worker_queue as w
+                  where w.instance_id = y.instance_id and w.id = y.id and w.lock_token = y.nonce
+                 offset 0
+                    for update skip locked
+             ) as q
         ),
         extended as (
             update {schema}.worker_queue as q
                set locked_until = v_now + p_activity_lease_ms
               from held as h
-             where q.instance_id = h.instance_id and q.id = h.id and h.locked_until > v_now
+             where q.ctid = h.row_id and h.locked_until > v_now
             returning q.session_id
         )
         select array_agg(distinct y.ordinal), max(e.sessions)
@@ -77,8 +87,11 @@ begin
               select y.ordinal
                 from unnest(y_instance, y_id, y_nonce) with ordinality
                      as y (instance_id, id, nonce, ordinal)
-                left join {schema}.worker_queue as q
-                  on q.instance_id = y.instance_id and q.id = y.id
+                left join lateral (
+                    select w.lock_token from {schema}.worker_queue as w
+                     where w.instance_id = y.instance_id and w.id = y.id
+                    offset 0
+                ) as q on true
                where q.lock_token is distinct from y.nonce
                   or exists (
                       select from held as h
@@ -89,12 +102,20 @@ begin
                   or exists (
                       select from {schema}.late_cancellations as late
                        where late.instance_id = y.instance_id and late.id = y.id
+                      offset 0
                   )
           ) as y on true;
         update {schema}.sessions as s
            set last_activity_at = v_now
-          from unnest(v_sessions) as touched (session_id)
-         where s.session_id = touched.session_id and s.locked_until > v_now;
+         where s.ctid = any (array(
+             select x.ctid
+               from unnest(v_sessions) as touched (session_id)
+              cross join lateral (
+                  select y.ctid from {schema}.sessions as y
+                   where y.session_id = touched.session_id and y.locked_until > v_now
+                  offset 0
+              ) as x
+         ));
     end if;
 end;
 $$;
