@@ -77,6 +77,10 @@ class Home:
         row = await self._row("unclaim_signal", waiter_key=waiter_key, instance_id=instance_id)
         return row is not None and bool(row[0])
 
+    async def may_call(self, role: str, signature: str) -> bool:
+        row = await self._row("may_call", role=role, signature=signature)
+        return row is not None and bool(row[0])
+
     async def _row(self, statement: str, **parameters: Any) -> tuple[Any, ...] | None:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_SQL[statement], parameters)

@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Generator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from duroxide.errors import TaskError
 from pg_durable.graph import Node, NodeId, Signal, Sql, WaitSchedule
+from pg_durable.httptemplate import HttpRetry, fill_request
 from pg_durable.outcomes import BreakLoop, NodeFailed, Result
 from pg_durable.results import Number, encode, json_string, parse
 from pg_durable.schedule import next_time
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from pg_durable.walk import Walk
 
 EXECUTE_SQL = "pg_durable::activity::execute-sql"
+EXECUTE_HTTP = "pg_durable::activity::execute-http"
 CLAIM_SIGNAL = "pg_durable::activity::claim-signal"
 UNCLAIM_SIGNAL = "pg_durable::activity::unclaim-signal"
 MAX_SLEEP_SECONDS = 100 * 366 * 24 * 3600
@@ -118,6 +121,29 @@ def give_up_wait(walk: Walk, key: str) -> Generator[Any, Any, str | None]:
 def _signal_document(name: str, data: str, *, timed_out: bool) -> str:
     flag = "true" if timed_out else "false"
     return f'{{"signal_name": {json_string(name)}, "timed_out": {flag}, "data": {data}}}'
+
+
+def http(walk: Walk, node: Node, config: Mapping[str, Any]) -> Visit:
+    """A request, repeated by the node's retry policy with recorded timers between the attempts."""
+    request = {
+        "node_id": node.id,
+        "submitted_by": node.submitted_by,
+        "config": fill_request(config, walk.bindings()),
+        "idempotency_key": f"{walk.scope.stamp}:{node.id}",
+    }
+    policy = HttpRetry.parse(config.get("retry"))
+    for attempt in range(1, policy.attempts + 1):
+        is_last = attempt == policy.attempts
+        try:
+            envelope = yield walk.ctx.call(EXECUTE_HTTP, raw_input=canonical(request))
+        except TaskError as error:
+            if is_last or not policy.covers(error.data):
+                raise
+        else:
+            if is_last or not policy.covers_envelope(envelope):
+                return Result(envelope)
+        yield walk.ctx.sleep(policy.pause(attempt))
+    raise AssertionError("unreachable")
 
 
 def has_rows(results: Mapping[str, str], name: str | None) -> bool:

@@ -7,11 +7,13 @@ are in seconds. The table in docs/reference/worker.md is made from this class.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Self
 
 from duroxide.errors import DuroxideError
+from pg_durable.egress import Policy
 
 PREFIX = "PG_DURABLE_"
 
@@ -31,6 +33,14 @@ def _count(default: int, lowest: int, highest: int, meaning: str) -> Any:
 
 def _seconds(default: float, lowest: float, highest: float, meaning: str) -> Any:
     return _number(float, default, lowest, highest, meaning)
+
+
+def _words(meaning: str) -> Any:
+    return field(default=(), metadata={"kind": _split, "meaning": meaning})
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part for part in re.split(r"[\s,]+", text) if part)
 
 
 def _word(default: str, meaning: str) -> Any:
@@ -60,12 +70,34 @@ class Settings:
     max_result_bytes: int = _count(
         16 * 1024 * 1024, 1024, 512 * 1024 * 1024, "bytes of a step's result document"
     )
+    http_mode: str = _word("off", "where HTTP steps may go: off, allowlist, public, unrestricted")
+    http_allow: tuple[str, ...] = _words("hosts, .suffixes, with scheme or port; preset:azure")
+    http_private_allow: tuple[str, ...] = _words("networks that may be reached though not public")
+    http_ports: tuple[str, ...] = _words("ports besides 80 and 443 in mode public")
+    http_concurrency: int = _count(50, 1, 10_000, "HTTP steps at once")
+    http_max_response_bytes: int = _count(
+        10 * 1024 * 1024, 1024, 512 * 1024 * 1024, "bytes of a response's body"
+    )
     workflow_timezone: str = _word("UTC", "TimeZone of a step's session")
     engine_schema: str = _word("duroxide", "the schema of the engine's tables")
 
     def __post_init__(self) -> None:
         for setting in fields(self):
             _check(setting, getattr(self, setting.name))
+        _ = self.egress  # so that a mistake shows at the start
+
+    @property
+    def egress(self) -> Policy:
+        """Where HTTP steps may go.
+
+        Raises:
+            SettingError: an entry is not what it should be.
+        """
+        try:
+            ports = [int(port) for port in self.http_ports]
+            return Policy.parse(self.http_mode, self.http_allow, self.http_private_allow, ports)
+        except ValueError as error:
+            raise SettingError(f"the http settings can't be used: {error}") from error
 
     @classmethod
     def load(

@@ -156,8 +156,8 @@ class Walk:
                 return leaves.wait_schedule(self, schedule)
             case Signal() as wait:
                 return leaves.signal(self, node, wait)
-            case Http() | HttpMultipart():
-                raise NodeFailed(f"{node.node_type} nodes are not supported by this worker")
+            case Http(config=config) | HttpMultipart(config=config):
+                return leaves.http(self, node, config)
             case unknown:
                 assert_never(unknown)
 

@@ -37,6 +37,7 @@ from pg_durable.settings import Settings
 from pg_durable.snapshots import Snapshots
 from pg_durable.steps.activity import sql_activity
 from pg_durable.steps.connections import StepConnections
+from pg_durable.steps.http import http_activity
 from pg_durable.steps.rows import ResultLimits
 from pg_durable.steps.signals import signal_activities
 from pg_durable.steps.sql import SqlSteps, StepOptions
@@ -173,7 +174,14 @@ class Worker:
         for definition in orchestrations(Snapshots(home).prepare):
             registry.add_orchestration(definition)
         registry.add(
-            sql_activity(steps, concurrency=settings.sql_concurrency), *signal_activities(home)
+            sql_activity(steps, concurrency=settings.sql_concurrency),
+            http_activity(
+                settings.egress,
+                home.may_call,
+                concurrency=settings.http_concurrency,
+                max_response_bytes=settings.http_max_response_bytes,
+            ),
+            *signal_activities(home),
         )
         heartbeat = await stack.enter_async_context(
             Heartbeat(home, self.worker_id, interval_s=settings.heartbeat_interval)
@@ -217,7 +225,9 @@ def _runtime_options(settings: Settings, worker_id: str) -> RuntimeOptions:
     payload_bytes = max(Limits().payload_bytes, 2 * settings.max_result_bytes)
     return RuntimeOptions(
         orchestration_concurrency=settings.turn_concurrency,
-        worker_concurrency=settings.sql_concurrency + settings.system_concurrency,
+        worker_concurrency=(
+            settings.sql_concurrency + settings.http_concurrency + settings.system_concurrency
+        ),
         worker_lock_timeout_ms=round(settings.activity_lease * 1000),
         orchestrator_lock_timeout_ms=round(settings.turn_lease * 1000),
         max_attempts=settings.max_attempts,

@@ -34,3 +34,9 @@ select df._claim_signal_v1(
 -- name: unclaim_signal
 -- Give a wait up; false means that the answer is on its way to the queue.
 select df._unclaim_signal_v1(%(waiter_key)s, %(instance_id)s)
+
+-- name: may_call
+-- Whether a role may execute a function now; no row means that role or function is gone.
+select has_function_privilege(r.oid, to_regprocedure(%(signature)s), 'EXECUTE')
+from pg_roles as r
+where r.rolname = %(role)s and to_regprocedure(%(signature)s) is not null

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, AlreadyFinished, LeaseLost
 from duroxide.errors import ActivityError
@@ -13,6 +13,8 @@ from duroxide.registry import ActivityDef, define_activity
 from pg_durable.leaves import EXECUTE_SQL
 from pg_durable.steps.failures import StepFailed
 from pg_durable.steps.sql import LeaseGone, SqlStep, SqlSteps
+
+T = TypeVar("T")
 
 
 def sql_activity(steps: SqlSteps, *, concurrency: int) -> ActivityDef[Any, Any]:
@@ -47,7 +49,7 @@ def sql_activity(steps: SqlSteps, *, concurrency: int) -> ActivityDef[Any, Any]:
     )
 
 
-async def while_wanted(ctx: ActivityContext, work: Coroutine[Any, Any, None]) -> None:
+async def while_wanted(ctx: ActivityContext, work: Coroutine[Any, Any, T]) -> T:
     """Run `work`, and interrupt it as soon as nobody waits for it any more.
 
     Raises:
@@ -64,4 +66,4 @@ async def while_wanted(ctx: ActivityContext, work: Coroutine[Any, Any, None]) ->
             await asyncio.wait((step,))
     if step.cancelled():
         raise LeaseLost(f"activity {ctx.activity_id} of {ctx.instance_id} is not wanted any more")
-    step.result()
+    return step.result()

@@ -1,0 +1,156 @@
+"""HTTP/1.1 to vetted addresses: httpcore, with a network layer that looks names up itself.
+
+httpcore is what httpx is built on. It follows no redirects, reads no proxy variables and lets the
+network be replaced, which is all that is wanted here; Host header and TLS server name stay those of the
+URL while the connection goes to an address that the policy has passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpcore
+from httpcore import AnyIOBackend, AsyncNetworkBackend, AsyncNetworkStream
+
+from pg_durable.egress import Address, Blocked, Policy, Target
+
+CONNECT_TIMEOUT_S = 10.0
+
+
+class ResponseTooLarge(Exception):
+    """The response was cut off at a limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+class VettedNetwork(AsyncNetworkBackend):
+    """Connects to addresses that a policy allows, whatever the name service says."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._sockets = AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> AsyncNetworkStream:
+        addresses = await self._resolve(host, port)
+        allowed = [address for address in addresses if self._policy.allows_address(address)]
+        if not allowed:
+            raise Blocked(
+                f"Blocked: the resolved IP address for '{host}' is in a restricted range. "
+                "df.http() cannot access private or internal network addresses."
+            )
+        problem: Exception | None = None
+        for address in allowed:
+            try:
+                stream = await self._sockets.connect_tcp(
+                    str(address), port, timeout, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                problem = error
+                continue
+            if _peer(stream) != address:
+                await stream.aclose()
+                raise Blocked(f"Blocked: the connection to '{host}' went to another address.")
+            return stream
+        assert problem is not None
+        raise problem
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def _resolve(self, host: str, port: int) -> Sequence[Address]:
+        try:
+            return [ipaddress.ip_address(host)]
+        except ValueError:
+            pass
+        loop = asyncio.get_running_loop()
+        try:
+            answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise httpcore.ConnectError(f"{host} could not be resolved: {error}") from error
+        found = [ipaddress.ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers]
+        return list(dict.fromkeys(found))
+
+
+def _peer(stream: AsyncNetworkStream) -> Address | None:
+    name = stream.get_extra_info("server_addr")
+    return None if name is None else ipaddress.ip_address(str(name[0]).partition("%")[0])
+
+
+class HttpClient:
+    """Sends one request a connection; nothing is shared between workflows."""
+
+    def __init__(self, policy: Policy, *, max_response_bytes: int) -> None:
+        self._network = VettedNetwork(policy)
+        self._max_response_bytes = max_response_bytes
+        self._tls = ssl.create_default_context()
+
+    async def send(
+        self,
+        target: Target,
+        method: str,
+        headers: Mapping[str, Sequence[str]],
+        body: bytes | None,
+    ) -> Response:
+        """Send and read the whole response.
+
+        Raises:
+            Blocked: the address is not allowed.
+            ResponseTooLarge: the body exceeds the limit.
+            httpcore.ConnectError, httpcore.ConnectTimeout: there is no connection.
+            httpcore.ProtocolError, httpcore.NetworkError, httpcore.TimeoutException: it broke.
+        """
+        lines = [(b"Host", target.authority.encode())]
+        lines += [
+            (name.encode(), value.encode()) for name, values in headers.items() for value in values
+        ]
+        if body is not None:
+            lines.append((b"Content-Length", str(len(body)).encode()))
+        url = httpcore.URL(
+            scheme=target.scheme.encode(),
+            host=target.host.encode(),
+            port=target.port,
+            target=target.path.encode(),
+        )
+        async with (
+            httpcore.AsyncConnectionPool(
+                ssl_context=self._tls, network_backend=self._network, max_connections=1
+            ) as pool,
+            pool.stream(
+                method,
+                url,
+                headers=lines,
+                content=body,
+                extensions={"timeout": {"connect": CONNECT_TIMEOUT_S}},
+            ) as response,
+        ):
+            chunks: list[bytes] = []
+            size = 0
+            async for chunk in response.aiter_stream():
+                size += len(chunk)
+                if size > self._max_response_bytes:
+                    raise ResponseTooLarge(
+                        f"the response is larger than {self._max_response_bytes} bytes "
+                        "(http_max_response_bytes)"
+                    )
+                chunks.append(chunk)
+            return Response(
+                status=response.status, headers=tuple(response.headers), body=b"".join(chunks)
+            )

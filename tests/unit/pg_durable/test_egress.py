@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pg_durable.egress import Blocked, Policy, is_public, parse_url
+
+PUBLIC = Policy.parse("public")
+LISTED = Policy.parse(
+    "allowlist", ["api.example.com", ".example.net", "https://only.tls.org", "alt.org:8443"]
+)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.com/",
+        "file:///etc/passwd",
+        "http://user:secret@example.com/",
+        "http://example.com\\@evil.org/",
+        "http://example.com:0/",
+        "http://example.com:99999/",
+        "http://exa mple.com/",
+        "http://example.com/\r\nHost: x",
+        "http:///path",
+        "http://%65xample.com/",
+        "http://[::1/",
+        "//example.com",
+        "",
+        "http://127.1/",
+        "http://0x7f.1/",
+        "http://2130706433/",
+        "http://0177.0.0.1/",
+        "http://a..b/",
+    ],
+)
+def test_a_url_without_one_clear_meaning_is_refused(url: str) -> None:
+    with pytest.raises(Blocked, match="Blocked: "):
+        parse_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "path"),
+    [
+        ("http://example.com", "example.com", 80, "/"),
+        ("HTTPS://EXAMPLE.com.:443/a?b=c#d", "example.com", 443, "/a?b=c"),
+        ("http://example.com:8080?x", "example.com", 8080, "/?x"),
+        ("http://bücher.example/ü", "xn--bcher-kva.example", 80, "/%C3%BC"),
+        ("http://example.com/@evil.org", "example.com", 80, "/@evil.org"),
+        ("http://example.com#@evil.org", "example.com", 80, "/"),
+        ("http://example.com?@evil.org", "example.com", 80, "/?@evil.org"),
+        ("http://my_host.internal/", "my_host.internal", 80, "/"),
+        ("http://\uff11\uff12\uff17.0.0.1/", "127.0.0.1", 80, "/"),
+    ],
+)
+def test_a_url_is_taken_apart(url: str, host: str, port: int, path: str) -> None:
+    target = parse_url(url)
+    assert (target.host, target.port, target.path) == (host, port, path)
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("https://api.example.com/x", True),
+        ("https://API.EXAMPLE.COM./x", True),
+        ("https://api.example.com.evil.org/", False),
+        ("https://evil-api.example.com/", False),
+        ("https://a.example.net/", True),
+        ("https://example.net/", False),
+        ("https://evilexample.net/", False),
+        ("https://api.example.com:8443/", False),
+        ("http://only.tls.org/", False),
+        ("https://only.tls.org/", True),
+        ("https://alt.org:8443/", True),
+        ("https://alt.org/", False),
+        ("https://8.8.8.8/", False),
+    ],
+)
+def test_the_allow_list_means_what_it_says(url: str, allowed: bool) -> None:
+    if allowed:
+        LISTED.check_target(parse_url(url))
+    else:
+        with pytest.raises(Blocked):
+            LISTED.check_target(parse_url(url))
+
+
+def test_nothing_is_allowed_until_it_is_configured() -> None:
+    with pytest.raises(Blocked, match="PG_DURABLE_HTTP_MODE"):
+        Policy().check_target(parse_url("https://example.com/"))
+
+
+SPECIAL = (
+    "0.0.0.0 10.1.2.3 100.64.0.1 127.0.0.1 169.254.169.254 172.31.255.255 192.0.0.1 192.0.2.1 "
+    "192.168.1.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 240.0.0.1 255.255.255.255 :: ::1 "
+    "::ffff:127.0.0.1 ::ffff:8.8.8.8 ::7f00:1 64:ff9b::7f00:1 64:ff9b:1::1 100::1 2001::1 "
+    "2001:db8::1 2002:7f00:1:: fc00::1 fd12::1 fe80::1 fec0::1 ff02::1"
+)
+
+
+@pytest.mark.parametrize("text", SPECIAL.split())
+def test_special_addresses_are_never_connected_to(text: str) -> None:
+    address = ipaddress.ip_address(text)
+    assert not is_public(address)
+    assert not PUBLIC.allows_address(address)
+    assert not LISTED.allows_address(address)
+
+
+@pytest.mark.parametrize("text", ["8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700::1111"])
+def test_ordinary_addresses_are(text: str) -> None:
+    assert PUBLIC.allows_address(ipaddress.ip_address(text))
+
+
+def test_a_private_network_can_be_listed() -> None:
+    policy = Policy.parse("public", private=["10.0.0.0/8"])
+    assert policy.allows_address(ipaddress.ip_address("10.1.2.3"))
+    policy.check_target(parse_url("http://10.1.2.3/"))
+    with pytest.raises(Blocked):
+        policy.check_target(parse_url("http://8.8.8.8/"))
+
+
+@pytest.mark.parametrize(
+    "text", ["169.254.169.254", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"]
+)
+def test_metadata_stays_out_of_reach_even_without_restrictions(text: str) -> None:
+    address = ipaddress.ip_address(text)
+    assert not Policy.parse("unrestricted").allows_address(address)
+    assert Policy.parse("unrestricted", allow_metadata=True).allows_address(address)
+
+
+@given(st.ip_addresses(v=4))
+def test_no_address_becomes_public_by_being_wrapped(address: ipaddress.IPv4Address) -> None:
+    number = int(address)
+    for prefix in (0xFFFF << 32, 0, 0x0064FF9B << 96):
+        assert not is_public(ipaddress.IPv6Address(prefix | number))
+    assert not is_public(ipaddress.IPv6Address((0x2002 << 112) | (number << 80)))
