@@ -132,6 +132,16 @@ exception
 end
 $$;
 
+-- JSON text without the blanks between its tokens, keys in their order.
+create function df._compact_json(p_text text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select regexp_replace(p_text, '("(?:[^"\\]|\\.)*")|[ \t\n\r]+', '\1', 'g')
+$$;
+
+comment on function df._compact_json(text) is 'JSON text without blanks';
+
 -- Remembers, for the rest of this statement, that a function was called whose answer is no step.
 create function df._mark_helper(p_function text) returns void
 language plpgsql

@@ -74,6 +74,7 @@ begin
     from unnest(v_ids, v_types, v_queries, v_names, v_lefts, v_rights)
         as n (id, node_type, query, result_name, left_node, right_node);
 
+    perform df._warn_unreachable(p_node);
     insert into df._inbox (kind, instance_id, payload)
     values ('start', v_id, jsonb_build_object('vars', p_vars));
     return v_id;
@@ -116,10 +117,7 @@ begin
             using errcode = 'XX000';
     end if;
     v_node := df._start_step(fut);
-    if database is not null
-        and not exists (select from pg_database as d where d.datname = start.database) then
-        raise exception 'database "%" does not exist', database using errcode = 'XX000';
-    end if;
+    perform df._check_database(database);
     if lower(transaction_mode) = 'new' then
         return df._start_elsewhere(fut, label, database);
     end if;
@@ -130,23 +128,18 @@ $$;
 
 comment on function df.start(text, text, text, text) is 'Starts a workflow as part of this transaction and returns its id';
 
--- df.start that commits by itself.
-create function df._start_elsewhere(p_fut text, p_label text, p_database text) returns text
-language plpgsql
+create function df._check_database(p_database text) returns void
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if df._in_workflow() then
-        raise exception 'df.start() with transaction_mode => ''new'' cannot be called inside a workflow: a step takes effect as a whole or not at all'
-            using errcode = 'XX000';
+    if p_database is not null and not exists (select from pg_database as d where d.datname = p_database) then
+        raise exception 'database "%" does not exist', p_database using errcode = 'XX000';
     end if;
-    raise exception 'df.start() with transaction_mode => ''new'' needs a second connection, which SQL alone can''t open'
-        using errcode = '0A000',
-            hint = 'Call df.start on another connection of the application, or use transaction_mode => ''caller''.';
 end
 $$;
 
-comment on function df._start_elsewhere(text, text, text) is 'df.start that commits by itself';
+comment on function df._check_database(text) is 'Refuses a database that does not exist';
 
 -- The snapshot of a graph, as the worker reads it: nodes by id, in the order of their ids.
 create function df._graph_text(p_instance_id text) returns text
@@ -223,26 +216,5 @@ $$;
 
 comment on function df._send_start(text, jsonb) is 'Freezes a graph and sends the start message';
 
--- Turns a request into a message. It runs after the policy let the row in, with the owner's rights, for
--- whoever inserted; so only a trigger may call it (a user's own table must not).
-create function df._consume_request() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    delete from df._inbox as b where b.seq = new.seq;
-    if new.kind = 'start' then
-        perform df._send_start(new.instance_id, new.payload);
-    end if;
-    return null;
-end
-$$;
-
-comment on function df._consume_request() is 'Turns a request into a message to the engine';
-
-revoke execute on function df._consume_request() from public;
 revoke execute on function df._send_start(text, jsonb) from public;
 revoke execute on function df._graph_text(text) from public;
-
-create trigger _inbox_consume after insert on df._inbox
-    for each row execute function df._consume_request();

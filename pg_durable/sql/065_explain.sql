@@ -134,21 +134,45 @@ as $$
     from unnest(p_lines) with ordinality as l (line, n)
 $$;
 
-create function df._explain_node(p_node text) returns text
+-- What can be drawn, as _draw takes it: a graph that was built, and one that runs.
+create function df._drawable_node(p_node text, out nodes jsonb, out root text)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    v_nodes jsonb;
-    v_root text;
 begin
     select
         jsonb_object_agg(f.id, jsonb_build_object(
             'type', f.node_type, 'query', f.query, 'name', f.result_name, 'left', f.left_node, 'right', f.right_node
         )), min(f.id) filter (where f.ord = 1)
-    into v_nodes, v_root
+    into nodes, root
     from df._flatten(p_node) as f;
-    return df._framed(array(select d from df._draw(v_nodes, v_root) as d));
+end
+$$;
+
+create function df._drawable_instance(p_instance_id text, out nodes jsonb, out root text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    select i.root_node into root from df.instances as i where i.id = p_instance_id;
+    select jsonb_object_agg(n.node_id, jsonb_build_object(
+        'type', n.node_type, 'query', n.query, 'name', n.result_name, 'left', n.left_node,
+        'right', n.right_node, 'status', n.inferred_status
+    )) into nodes
+    from df.instance_nodes(p_instance_id) as n;
+end
+$$;
+
+create function df._explain_node(p_node text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform df._warn_unreachable(p_node);
+    return (
+        select df._framed(array(select d from df._draw(g.nodes, g.root) as d))
+        from df._drawable_node(p_node) as g
+    );
 exception
     when internal_error then
         return sqlerrm;
@@ -166,28 +190,32 @@ declare
     v_nodes jsonb;
     v_lines text[];
 begin
-    select i.id, i.label, i.status, i.root_node, i.error, i.paused_at into v_instance
-    from df.instances as i where i.id = lower(p_instance_id);
+    select
+        i.id, i.label, i.status, i.root_node, i.error, e.status as engine_status, e.output
+    into v_instance
+    from df.instances as i
+    left join df._engine_instances as e on e.instance_id = i.id
+    where i.id = lower(p_instance_id);
     if not found then
         return format('Instance ''%s'' not found', p_instance_id);
     end if;
-    select jsonb_object_agg(n.node_id, jsonb_build_object(
-        'type', n.node_type, 'query', n.query, 'name', n.result_name, 'left', n.left_node,
-        'right', n.right_node, 'status', n.inferred_status
-    )) into v_nodes
-    from df.instance_nodes(v_instance.id) as n;
+    select g.nodes into v_nodes from df._drawable_instance(v_instance.id) as g;
     if v_nodes is null then
         return format('No nodes found for instance ''%s''', v_instance.id);
     end if;
-    v_word := case when v_instance.status in ('pending', 'cancelled') then v_instance.status
-        else initcap(v_instance.status) end;
-    v_output := df._clip(coalesce(v_instance.error, df.result(v_instance.id)), 60);
+    -- The engine's word; of a cancelled workflow it would say Failed, or nothing yet.
+    v_word := case
+        when v_instance.status = 'cancelled' then 'cancelled'
+        when v_instance.status in ('completed', 'failed', 'running') then initcap(v_instance.status)
+        else coalesce(v_instance.engine_status, v_instance.status)
+    end;
+    v_output := df._clip(coalesce(v_instance.error, df.result(v_instance.id), v_instance.output), 60);
     v_lines := array[
         format('Instance: %s', v_instance.id) || coalesce(' (' || v_instance.label || ')', ''),
         format('Status:   %s %s', case
-            when v_instance.status = 'completed' then '✓'
-            when v_instance.status in ('failed', 'cancelled') then '✗'
-            when v_instance.status = 'running' then '⏳'
+            when lower(v_word) in ('completed', 'continuedasnew') then '✓'
+            when lower(v_word) in ('failed', 'cancelled') then '✗'
+            when lower(v_word) = 'running' then '⏳'
             else '○'
         end, v_word)
     ];
@@ -278,6 +306,7 @@ begin
         when sqlstate 'PD003' then
             null;
     end;
+    perform df._warn_precedence(v_input);
     return df._explain_value(v_value);
 end
 $$;
@@ -288,6 +317,8 @@ comment on function df._mark_of(text) is 'The sign for a status';
 comment on function df._below(text, text, text, text, integer, text) is 'What is drawn below a node';
 comment on function df._draw(jsonb, text) is 'The lines of a drawing';
 comment on function df._framed(text[]) is 'Lines padded to one width';
+comment on function df._drawable_node(text) is 'Node text as rows to draw';
+comment on function df._drawable_instance(text) is 'An instance as rows to draw';
 comment on function df._explain_node(text) is 'The drawing of node text';
 comment on function df._explain_instance(text) is 'The drawing of an instance with its statuses';
 comment on function df._explain_mode(text) is 'How df.explain understands its input';

@@ -218,6 +218,10 @@ begin
             where w.id <> all (v_busy)
         ) as t
         where i.id = t.id and (i.status = 'pending' or (i.status = 'running' and t.status <> 'running'));
+        if true = any (v_ends) then
+            delete from df._signal_waiters as w where w.instance_id = any (v_ids) and w.instance_id <> all (v_busy)
+                and exists (select from df.instances as i where i.id = w.instance_id and i.completed_at is not null);
+        end if;
     end if;
 
     return (

@@ -17,12 +17,23 @@ begin
         'SELECT, INSERT (id, label, root_node, submitted_by, database, start_at, idempotency_key) ON df.instances',
         'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database) ON df.nodes',
         'SELECT, INSERT, UPDATE, DELETE ON df.vars',
-        'INSERT (kind, instance_id, payload) ON df._inbox'
+        'INSERT (kind, instance_id, payload) ON df._inbox',
+        'SELECT ON df._engine_instances',
+        'SELECT ON df._engine_executions'
     ] loop
         execute format('GRANT %s TO %s%s', v_what, v_role, v_option);
     end loop;
+    if include_http then
+        foreach v_what in array array[
+            'df.http(text, text, text, jsonb, integer)', 'df.http_multipart(text, text, jsonb, jsonb, integer)'
+        ] loop
+            execute format('GRANT EXECUTE ON FUNCTION %s TO %s%s', v_what, v_role, v_option);
+        end loop;
+    end if;
     if with_grant then
-        foreach v_what in array array['df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)'] loop
+        foreach v_what in array array[
+            'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'
+        ] loop
             execute format('GRANT EXECUTE ON FUNCTION %s TO %s WITH GRANT OPTION', v_what, v_role);
         end loop;
     end if;
@@ -41,6 +52,8 @@ declare
     v_what text;
 begin
     foreach v_what in array array[
+        'SELECT ON df._engine_executions',
+        'SELECT ON df._engine_instances',
         'INSERT (kind, instance_id, payload) ON df._inbox',
         'SELECT, INSERT, UPDATE, DELETE ON df.vars',
         'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database) ON df.nodes',
@@ -49,7 +62,10 @@ begin
         execute format('REVOKE %s FROM %s CASCADE', v_what, v_role);
     end loop;
     -- A delegated administrator may lack the right to these; that must not stop him from the rest.
-    foreach v_what in array array['df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)'] loop
+    foreach v_what in array array[
+        'df.http(text, text, text, jsonb, integer)', 'df.http_multipart(text, text, jsonb, jsonb, integer)',
+        'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'
+    ] loop
         begin
             execute format('REVOKE EXECUTE ON FUNCTION %s FROM %s CASCADE', v_what, v_role);
         exception
@@ -64,5 +80,7 @@ $$;
 
 comment on function df.revoke_usage(text) is 'Takes back what df.grant_usage gave; grants of other roles stay';
 
+revoke execute on function df.http(text, text, text, jsonb, integer) from public;
+revoke execute on function df.http_multipart(text, text, jsonb, jsonb, integer) from public;
 revoke execute on function df.grant_usage(text, boolean, boolean) from public;
 revoke execute on function df.revoke_usage(text) from public;

@@ -459,6 +459,16 @@ exception
 end
 $$;
 
+-- JSON text without the blanks between its tokens, keys in their order.
+create function df._compact_json(p_text text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select regexp_replace(p_text, '("(?:[^"\\]|\\.)*")|[ \t\n\r]+', '\1', 'g')
+$$;
+
+comment on function df._compact_json(text) is 'JSON text without blanks';
+
 -- Remembers, for the rest of this statement, that a function was called whose answer is no step.
 create function df._mark_helper(p_function text) returns void
 language plpgsql
@@ -725,6 +735,272 @@ end
 $$;
 
 comment on function df.wait_for_signal(text, integer) is 'Waits for df.signal; a time-out is a result, not a failure';
+
+-- Builders for the world outside: HTTP requests and schedules.
+
+create function df._check_http(p_url text, p_method text, p_methods text[], p_refusal text, p_timeout integer)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_method text := upper(p_method);
+    v_scheme text := lower(split_part(p_url, '://', 1));
+begin
+    -- The scheme of a URL with a placeholder is known only when it is filled in.
+    if strpos(p_url, '{') = 0 and v_scheme not in ('http', 'https') then
+        raise exception 'Blocked: unsupported URL scheme ''%''. Only http and https are allowed.', v_scheme
+            using errcode = 'XX000';
+    end if;
+    if v_method <> all (p_methods) then
+        raise exception using errcode = 'XX000', message = format(p_refusal, p_method);
+    end if;
+    if p_timeout <= 0 then
+        raise exception 'Timeout must be positive' using errcode = 'XX000';
+    end if;
+    return v_method;
+end
+$$;
+
+comment on function df._check_http(text, text, text[], text, integer) is 'Refuses a request that could never be sent; the method in upper case';
+
+-- jsonb without the blanks of its text form.
+create function df._compact_jsonb(p_value jsonb) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce(df._compact_json(p_value::text), 'null');
+end
+$$;
+
+comment on function df._compact_jsonb(jsonb) is 'jsonb as text without blanks';
+
+create function df.http(
+    url text, method text default 'POST', body text default null, headers jsonb default null,
+    timeout_seconds integer default 30
+)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_method text;
+begin
+    perform df._require_argument(0, url), df._require_argument(1, method),
+        df._require_argument(4, timeout_seconds::text);
+    v_method := df._check_http(
+        url, method, array['GET', 'POST', 'PUT', 'DELETE', 'PATCH'],
+        'Invalid HTTP method: %s. Must be GET, POST, PUT, DELETE, or PATCH', timeout_seconds
+    );
+    return '{"node_type":"HTTP","query":' || to_json(
+        '{"url":' || to_json(url)::text || ',"method":"' || v_method || '","body":'
+        || coalesce(to_json(body)::text, 'null') || ',"headers":' || df._compact_jsonb(headers)
+        || ',"timeout_seconds":' || timeout_seconds || '}'
+    )::text || '}';
+end
+$$;
+
+comment on function df.http(text, text, text, jsonb, integer) is 'An HTTP request; the worker decides which addresses may be reached';
+
+create function df.http_multipart(
+    url text, method text default 'POST', parts jsonb default null, headers jsonb default null,
+    timeout_seconds integer default 30
+)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_method text;
+begin
+    perform df._require_argument(0, url), df._require_argument(1, method),
+        df._require_argument(4, timeout_seconds::text);
+    v_method := df._check_http(
+        url, method, array['POST', 'PUT', 'PATCH'],
+        'Invalid HTTP method for multipart: %s. Must be POST, PUT, or PATCH', timeout_seconds
+    );
+    if parts is null then
+        raise exception 'parts is required and cannot be NULL' using errcode = 'XX000';
+    end if;
+    if jsonb_typeof(parts) <> 'array' then
+        raise exception 'parts must be a JSON array of part objects' using errcode = 'XX000';
+    end if;
+    if parts = '[]' then
+        raise exception 'parts must contain at least one part' using errcode = 'XX000';
+    end if;
+    return '{"node_type":"HTTP_MULTIPART","query":' || to_json(
+        '{"url":' || to_json(url)::text || ',"method":"' || v_method || '","parts":' || df._compact_jsonb(parts)
+        || ',"headers":' || df._compact_jsonb(headers) || ',"timeout_seconds":' || timeout_seconds || '}'
+    )::text || '}';
+end
+$$;
+
+comment on function df.http_multipart(text, text, jsonb, jsonb, integer) is 'An HTTP request with a multipart/form-data body; parts: [{"name", "data_b64", "filename"?, "content_type"?}]';
+
+create function df._require_argument(p_index integer, p_value text) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_value is null then
+        raise exception 'argument % must not be null', p_index using errcode = 'XX000';
+    end if;
+end
+$$;
+
+comment on function df._require_argument(integer, text) is 'Raises for null';
+
+-- What is wrong with one field of a cron expression; null: nothing.
+--   p_names: names for p_lowest, p_lowest + 1, ...; long and short.
+create function df._cron_fault(p_field text, p_what text, p_lowest integer, p_highest integer, p_names text[])
+returns text
+language plpgsql immutable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_item text;
+    v_parts text[];
+    v_bounds integer[];
+    v_bound text;
+    v_number integer;
+begin
+    foreach v_item in array string_to_array(p_field, ',') loop
+        v_parts := regexp_match(v_item, '^(\*|\?|[A-Za-z0-9]+)(?:-([A-Za-z0-9]+))?(?:/([0-9]{1,4}))?$');
+        if v_parts is null or (v_parts[1] in ('*', '?') and v_parts[2] is not null) then
+            return format('%s: ''%s'' is not a value, a range or a step', p_what, v_item);
+        end if;
+        if v_parts[1] = '?' and p_what !~ '^day' then
+            return format('%s: ''?'' is allowed in the two day fields only', p_what);
+        end if;
+        v_bounds := '{}';
+        foreach v_bound in array array[v_parts[1], v_parts[2]] loop
+            continue when v_bound is null or v_bound in ('*', '?');
+            v_number := case
+                when v_bound ~ '^[0-9]{1,4}$' then v_bound::integer
+                else (
+                    select p_lowest + (n.place - 1) % (cardinality(p_names) / 2)
+                    from unnest(p_names) with ordinality as n (name, place)
+                    where n.name = lower(v_bound)
+                )
+            end;
+            if v_number is null or v_number not between p_lowest and p_highest then
+                return format('%s: ''%s'' is not between %s and %s', p_what, v_bound, p_lowest, p_highest);
+            end if;
+            v_bounds := v_bounds || v_number;
+        end loop;
+        if v_bounds[1] > v_bounds[2] then
+            return format('%s: the range %s ends before it begins', p_what, v_item);
+        end if;
+        if v_parts[3]::integer not between 1 and p_highest then
+            return format('%s: the step of ''%s'' is not between 1 and %s', p_what, v_item, p_highest);
+        end if;
+    end loop;
+    return null;
+end
+$$;
+
+comment on function df._cron_fault(text, text, integer, integer, text[]) is 'What is wrong with one field of a cron expression';
+
+-- Classic cron: 0 and 7 are Sunday, @daily and the like. Setting cron_dialect 'quartz': 1 to 7, 1 is
+-- Sunday, and a sixth field for years.
+create function df.wait_for_schedule(cron_expr text) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_fields text[] := regexp_split_to_array(btrim(cron_expr, E' \t'), '[ \t]+');
+    v_quartz boolean := df._setting('cron_dialect') = 'quartz';
+    v_days text[] := array[
+        'sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat',
+        'sunday', 'monday', 'tuesday', 'wednesday', 'thursday', 'friday', 'saturday'
+    ];
+    v_months text[] := array[
+        'jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep', 'oct', 'nov', 'dec',
+        'january', 'february', 'march', 'april', 'may', 'june', 'july', 'august', 'september', 'october',
+        'november', 'december'
+    ];
+    v_fault text;
+begin
+    if not v_quartz and lower(cron_expr) in ('@hourly', '@daily', '@midnight', '@weekly', '@monthly', '@yearly', '@annually') then
+        return df._schedule_node(cron_expr);
+    end if;
+    if cardinality(v_fields) <> 5 and not (v_quartz and cardinality(v_fields) = 6) then
+        v_fault := format('expected 5 fields (minute hour day-of-month month day-of-week), found %s', cardinality(v_fields));
+    else
+        v_fault := coalesce(
+            df._cron_fault(v_fields[1], 'minute', 0, 59, '{}'),
+            df._cron_fault(v_fields[2], 'hour', 0, 23, '{}'),
+            df._cron_fault(v_fields[3], 'day of month', 1, 31, '{}'),
+            df._cron_fault(v_fields[4], 'month', 1, 12, v_months),
+            df._cron_fault(v_fields[5], 'day of week', v_quartz::integer, 7, v_days),
+            df._cron_fault(v_fields[6], 'year', 1970, 2100, '{}')
+        );
+    end if;
+    if v_fault is not null then
+        raise exception 'Invalid cron expression ''%'': %', cron_expr, v_fault using errcode = 'XX000';
+    end if;
+    return df._schedule_node(cron_expr);
+end
+$$;
+
+comment on function df.wait_for_schedule(text) is 'Waits until the next time that a cron expression names';
+
+create function df._schedule_node(p_cron_expr text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return '{"node_type":"WAIT_SCHEDULE","query":'
+        || to_json('{"cron_expr":' || to_json(p_cron_expr)::text || '}')::text || '}';
+end
+$$;
+
+comment on function df._schedule_node(text) is 'The node of a schedule';
+
+-- Any number of branches, named as an array so that the forms with two arguments stay what they are.
+
+create function df."join"(variadic branches text[]) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_extra text;
+begin
+    if cardinality(branches) < 2 then
+        raise exception 'df.join needs at least 2 branches, not %', cardinality(branches) using errcode = 'XX000';
+    end if;
+    if array_position(branches, null) is not null then
+        return null;
+    end if;
+    select string_agg(df._step(b.branch), ',' order by b.n) into v_extra
+    from unnest(branches[3:]) with ordinality as b (branch, n);
+    return '{"node_type":"JOIN","left_node":' || df._step(branches[1]) || ',"right_node":' || df._step(branches[2])
+        || coalesce(',"extra_nodes":[' || v_extra || ']', '') || '}';
+end
+$$;
+
+comment on function df."join"(text[]) is 'Runs all branches at once; the result is a flat array in their order';
+
+create function df.race(variadic branches text[]) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_branch text;
+    v_node text;
+begin
+    if cardinality(branches) < 2 then
+        raise exception 'df.race needs at least 2 branches, not %', cardinality(branches) using errcode = 'XX000';
+    end if;
+    foreach v_branch in array branches loop
+        v_node := case when v_node is null then df._step(v_branch) else df.race(v_node, v_branch) end;
+    end loop;
+    return v_node;
+end
+$$;
+
+comment on function df.race(text[]) is 'Runs all branches; the first to end wins. Nested races of two, so its failure names the way to the branch';
 
 -- Operators, in df and again in public: an operator is found only through search_path, and public is on
 -- everybody's. (In pg_catalog they would be found always, but that needs a superuser, and pg_dump
@@ -1031,6 +1307,351 @@ $$;
 
 comment on function df._start_step(text) is 'The step that df.start is given';
 
+-- What a workflow probably does not mean, told as a WARNING.
+
+-- The steps after a loop that never ends: `@> 'a' ~> 'b'` is `(@> 'a') ~> 'b'`.
+--   A loop ends a side of a THEN if only right sides lead down to it.
+create function df._warn_unreachable(p_node text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_path text;
+begin
+    if strpos(p_node, '"LOOP"') = 0 then
+        return;
+    end if;
+    for v_path in
+        with recursive places as materialized (
+            select w.sort, w.path, w.node ->> 'node_type' as node_type, w.node from df._walk(p_node::jsonb) as w
+        ),
+        endless (sort) as (
+            select p.sort from places as p
+            where p.node_type = 'LOOP' and p.node -> 'condition_node' is null
+                and not exists (
+                    select from places as b
+                    where b.node_type = 'BREAK' and b.sort[1:cardinality(p.sort)] = p.sort
+                )
+            union
+            select t.sort from endless as e
+            join places as t on t.node_type = 'THEN' and t.sort || 2 = e.sort
+        )
+        select r.path from endless as e
+        join places as t on t.node_type = 'THEN' and t.sort || 1 = e.sort
+        join places as r on r.sort = t.sort || 2
+        order by r.sort
+    loop
+        raise warning 'the step at % can never run: the loop before it has neither a condition nor a df.break()', v_path
+            using hint = 'All these operators group to the left: @> ''a'' ~> ''b'' is (@> ''a'') ~> ''b''. Put what is to be repeated in parentheses.';
+    end loop;
+end
+$$;
+
+comment on function df._warn_unreachable(text) is 'Warns of steps after a loop that never ends';
+
+-- Operators side by side that look as if one bound tighter than another; none does.
+create function df._warn_precedence(p_expression text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_rest text := regexp_replace(
+        p_expression, '(?:[eE]?''(?:[^'']|'''')*''|\$([A-Za-z_]*)\$.*?\$\1\$|"[^"]*")', 'x', 'g'
+    );
+    v_group text;
+    v_signs text;
+    v_rule text[];
+begin
+    loop
+        v_group := coalesce(substring(v_rest from '\(([^()]*)\)'), v_rest);
+        foreach v_group in array string_to_array(v_group, ',') loop
+            select string_agg(m.sign[1], ' ') into v_signs
+            from regexp_matches(v_group, '(~>|\|=>|\?>|!>|@>|&|\|)', 'g') as m (sign);
+            foreach v_rule slice 1 in array array[
+                ['~> .*(&|\|)( |$)', 'a ~> b & c is (a ~> b) & c: the steps before & or | are a part of its first branch'],
+                ['(^| )(&|\|) .*\|=>', 'a & b |=> ''x'' is (a & b) |=> ''x'': it names the whole, not b'],
+                ['!> .*~>', 'c ?> t !> e ~> f is (c ?> t !> e) ~> f: f runs after either branch']
+            ] loop
+                if v_signs ~ v_rule[1] then
+                    raise warning '%', v_rule[2] using hint = 'All these operators have one precedence and group to the left. Parentheses say what is meant.';
+                end if;
+            end loop;
+        end loop;
+        exit when v_rest !~ '\([^()]*\)';
+        v_rest := regexp_replace(v_rest, '\([^()]*\)', ' x ');
+    end loop;
+end
+$$;
+
+comment on function df._warn_precedence(text) is 'Warns of operators that group otherwise than they look';
+
+-- Variables: key-value pairs of the calling role, of which df.start takes a copy.
+
+create function df._refuse_in_workflow(p_function text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if df._in_workflow() then
+        raise exception '%() cannot be called inside a workflow - set variables before starting the workflow', p_function
+            using errcode = 'XX000';
+    end if;
+end
+$$;
+
+comment on function df._refuse_in_workflow(text) is 'Raises inside a workflow step';
+
+create function df.setvar(name text, value text) returns text
+language plpgsql strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform df._refuse_in_workflow('df.setvar');
+    insert into df.vars (name, value, owner)
+    values (setvar.name, setvar.value, quote_ident(current_user)::regrole)
+    on conflict on constraint vars_pkey do update set value = excluded.value;
+    perform df._mark_helper('df.setvar');
+    return 'OK';
+end
+$$;
+
+comment on function df.setvar(text, text) is 'Sets a variable of the calling role; {name} in step texts of workflows started later';
+
+create function df.getvar(name text) returns text
+language plpgsql strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select v.value from df.vars as v
+        where v.owner = quote_ident(current_user)::regrole and v.name = getvar.name
+    );
+end
+$$;
+
+comment on function df.getvar(text) is 'A variable of the calling role; null if it is not set';
+
+create function df.unsetvar(name text) returns text
+language plpgsql strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform df._refuse_in_workflow('df.unsetvar');
+    delete from df.vars as v where v.owner = quote_ident(current_user)::regrole and v.name = unsetvar.name;
+    perform df._mark_helper('df.unsetvar');
+    return 'OK';
+end
+$$;
+
+comment on function df.unsetvar(text) is 'Removes a variable, if it is there';
+
+create function df.clearvars() returns text
+language plpgsql strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform df._refuse_in_workflow('df.clearvars');
+    delete from df.vars as v where v.owner = quote_ident(current_user)::regrole;
+    perform df._mark_helper('df.clearvars');
+    return 'OK';
+end
+$$;
+
+comment on function df.clearvars() is 'Removes all variables of the calling role';
+
+-- Signals: a durable topic per instance. What is sent before anybody waits is kept; a wait takes the
+-- first signal of its name after the one it took last. Numbers are given at commit, under the lock of
+-- the instance's mailbox, so their order is that of the commits.
+
+create table df._mailboxes (
+    instance_id varchar(8) not null,
+    last_seq bigint not null default 0,
+    constraint _mailboxes_pkey primary key (instance_id)
+) with (fillfactor = 50);
+
+comment on table df._mailboxes is 'The number of the last signal; the row to lock';
+
+create table df._signals (
+    id bigint generated always as identity,
+    instance_id varchar(8) not null,
+    name text not null,
+    seq bigint,
+    data text not null,
+    dedup_id text,
+    sent_by regrole not null,
+    sent_at timestamptz not null default clock_timestamp(),
+    constraint _signals_pkey primary key (instance_id, id)
+);
+
+comment on table df._signals is 'Signals, kept as long as their instance';
+comment on column df._signals.seq is 'The order of delivery; null only inside the sending transaction';
+
+create index idx_signals_seq on df._signals (instance_id, name, seq);
+create index idx_signals_unnumbered on df._signals (instance_id) where seq is null;
+create unique index idx_signals_dedup on df._signals (instance_id, name, dedup_id) where dedup_id is not null;
+
+create table df._signal_waiters (
+    waiter_key text not null,
+    instance_id varchar(8) not null,
+    name text not null,
+    after_seq bigint not null,
+    engine_id text not null,
+    constraint _signal_waiters_pkey primary key (instance_id, waiter_key)
+);
+
+comment on table df._signal_waiters is 'Who waits for a signal that has not been sent';
+
+-- The message to a waiter: a queue of the engine is named after the wait.
+create function df._send_signal(p_engine_id text, p_waiter_key text, p_answer text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform duroxide.send_v1(
+        p_engine_id, 6::smallint,
+        '{"QueueMessage":{"instance":' || to_json(p_engine_id)::text || ',"name":' || to_json(p_waiter_key)::text
+        || ',"data":' || to_json(p_answer)::text || '}}'
+    );
+end
+$$;
+
+comment on function df._send_signal(text, text, text) is 'Tells a waiter';
+
+-- What a wait is answered: the number of the signal and what it carries.
+create function df._signal_answer(p_seq bigint, p_data text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select '{"seq":' || p_seq || ',"data":' || p_data || '}'
+$$;
+
+comment on function df._signal_answer(bigint, text) is 'What a wait is answered';
+
+-- Gives numbers to the signals of this transaction and tells who waits for them. It runs for each of
+-- them, at commit; the first run serves all, taking mailboxes in the order of their ids, so that two such
+-- transactions can't block each other. With a fixed snapshot it fails with 40001 if a wait began meanwhile.
+create function df._deliver_signals() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_instances text[];
+    v_wait record;
+begin
+    select array_agg(distinct s.instance_id order by s.instance_id) into v_instances
+    from df._signals as s
+    where s.seq is null;
+    if v_instances is null then
+        return null;
+    end if;
+    insert into df._mailboxes as m (instance_id, last_seq)
+    select u.id, (select count(*) from df._signals as s where s.instance_id = u.id and s.seq is null)
+    from unnest(v_instances) with ordinality as u (id, n)
+    order by u.n
+    on conflict (instance_id) do update set last_seq = m.last_seq + excluded.last_seq;
+
+    update df._signals as s
+    set seq = n.seq
+    from (
+        select u.instance_id, u.id,
+            m.last_seq - count(*) over (partition by u.instance_id)
+                + row_number() over (partition by u.instance_id order by u.id) as seq
+        from df._signals as u
+        join df._mailboxes as m on m.instance_id = u.instance_id
+        where u.seq is null
+    ) as n
+    where s.instance_id = n.instance_id and s.id = n.id;
+
+    for v_wait in
+        delete from df._signal_waiters as w
+        using df._signals as s
+        where w.instance_id = any (v_instances)
+            and s.instance_id = w.instance_id
+            and s.name = w.name
+            and s.seq = (
+                select min(f.seq) from df._signals as f
+                where f.instance_id = w.instance_id and f.name = w.name and f.seq > w.after_seq
+            )
+        returning w.engine_id, w.waiter_key, s.seq, s.data
+    loop
+        perform df._send_signal(
+            v_wait.engine_id, v_wait.waiter_key, df._signal_answer(v_wait.seq, v_wait.data)
+        );
+    end loop;
+    return null;
+end
+$$;
+
+comment on function df._deliver_signals() is 'Numbers signals at commit and tells who waits for them';
+
+create constraint trigger _signals_deliver after insert on df._signals
+    deferrable initially deferred
+    for each row execute function df._deliver_signals();
+
+-- The worker begins a wait: the answer if the signal is there, else null, and then the answer comes as a
+-- message to the queue `p_waiter_key` of `p_engine_id`. Repeating it changes nothing.
+--   p_mode 'next': the first signal after number p_after_seq; 'latest': the newest after it; 'future':
+--   none that has been sent already.
+create function df._claim_signal_v1(
+    p_waiter_key text, p_instance_id text, p_name text, p_after_seq bigint, p_engine_id text,
+    p_mode text default 'next'
+)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_last_seq bigint;
+    v_answer text;
+    v_after_seq bigint := p_after_seq;
+begin
+    -- A real update, so that a sender with an older snapshot notices that somebody waits.
+    insert into df._mailboxes as m (instance_id) values (p_instance_id)
+    on conflict (instance_id) do update set last_seq = m.last_seq
+    returning m.last_seq into v_last_seq;
+    if p_mode = 'future' then
+        select w.after_seq into v_after_seq from df._signal_waiters as w
+        where w.instance_id = p_instance_id and w.waiter_key = p_waiter_key;
+        v_after_seq := coalesce(v_after_seq, v_last_seq);
+    else
+        select df._signal_answer(s.seq, s.data) into v_answer
+        from df._signals as s
+        where s.instance_id = p_instance_id and s.name = p_name and s.seq > p_after_seq
+        order by case when p_mode = 'latest' then -s.seq else s.seq end
+        limit 1;
+    end if;
+    if v_answer is null then
+        insert into df._signal_waiters (waiter_key, instance_id, name, after_seq, engine_id)
+        values (p_waiter_key, p_instance_id, p_name, v_after_seq, p_engine_id)
+        on conflict (instance_id, waiter_key) do nothing;
+    end if;
+    return v_answer;
+end
+$$;
+
+comment on function df._claim_signal_v1(text, text, text, bigint, text, text) is 'Begins to wait for a signal';
+
+-- The worker gives a wait up. False: the answer has been sent, and is to be taken from the queue.
+create function df._unclaim_signal_v1(p_waiter_key text, p_instance_id text) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from df._mailboxes as m where m.instance_id = p_instance_id for update;
+    delete from df._signal_waiters as w where w.instance_id = p_instance_id and w.waiter_key = p_waiter_key;
+    return found;
+end
+$$;
+
+comment on function df._unclaim_signal_v1(text, text) is 'Gives up waiting for a signal';
+
+revoke execute on function df._send_signal(text, text, text) from public;
+revoke execute on function df._deliver_signals() from public;
+revoke execute on function df._claim_signal_v1(text, text, text, bigint, text, text) from public;
+revoke execute on function df._unclaim_signal_v1(text, text) from public;
+
 -- df.start and how its request reaches the engine, all in the caller's transaction.
 
 -- Refuses callers as whom no step could run.
@@ -1107,6 +1728,7 @@ begin
     from unnest(v_ids, v_types, v_queries, v_names, v_lefts, v_rights)
         as n (id, node_type, query, result_name, left_node, right_node);
 
+    perform df._warn_unreachable(p_node);
     insert into df._inbox (kind, instance_id, payload)
     values ('start', v_id, jsonb_build_object('vars', p_vars));
     return v_id;
@@ -1149,10 +1771,7 @@ begin
             using errcode = 'XX000';
     end if;
     v_node := df._start_step(fut);
-    if database is not null
-        and not exists (select from pg_database as d where d.datname = start.database) then
-        raise exception 'database "%" does not exist', database using errcode = 'XX000';
-    end if;
+    perform df._check_database(database);
     if lower(transaction_mode) = 'new' then
         return df._start_elsewhere(fut, label, database);
     end if;
@@ -1163,23 +1782,18 @@ $$;
 
 comment on function df.start(text, text, text, text) is 'Starts a workflow as part of this transaction and returns its id';
 
--- df.start that commits by itself.
-create function df._start_elsewhere(p_fut text, p_label text, p_database text) returns text
-language plpgsql
+create function df._check_database(p_database text) returns void
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if df._in_workflow() then
-        raise exception 'df.start() with transaction_mode => ''new'' cannot be called inside a workflow: a step takes effect as a whole or not at all'
-            using errcode = 'XX000';
+    if p_database is not null and not exists (select from pg_database as d where d.datname = p_database) then
+        raise exception 'database "%" does not exist', p_database using errcode = 'XX000';
     end if;
-    raise exception 'df.start() with transaction_mode => ''new'' needs a second connection, which SQL alone can''t open'
-        using errcode = '0A000',
-            hint = 'Call df.start on another connection of the application, or use transaction_mode => ''caller''.';
 end
 $$;
 
-comment on function df._start_elsewhere(text, text, text) is 'df.start that commits by itself';
+comment on function df._check_database(text) is 'Refuses a database that does not exist';
 
 -- The snapshot of a graph, as the worker reads it: nodes by id, in the order of their ids.
 create function df._graph_text(p_instance_id text) returns text
@@ -1256,6 +1870,274 @@ $$;
 
 comment on function df._send_start(text, jsonb) is 'Freezes a graph and sends the start message';
 
+revoke execute on function df._send_start(text, jsonb) from public;
+revoke execute on function df._graph_text(text) from public;
+
+-- df.start with options, an object:
+--   vars             {"name": "value"}, over the caller's variables
+--   idempotency_key  text; a second start of the same role with it starts nothing
+--   on_conflict      then: "return" the id of the first (the default), or "error"
+--   start_at         the time of the first step; or
+--   delay            an interval from now
+--   database         as the argument of the other form
+create function df.start(fut text, options jsonb, label text default null) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_database text := options ->> 'database';
+    v_key text := options ->> 'idempotency_key';
+    v_start_at timestamptz;
+    v_node text;
+    v_id text;
+begin
+    perform df._require_argument(0, fut), df._require_argument(1, options::text);
+    perform df._check_start_options(options);
+    v_start_at := coalesce(
+        (options ->> 'start_at')::timestamptz, clock_timestamp() + (options ->> 'delay')::interval
+    );
+    v_node := df._start_step(fut);
+    perform df._check_database(v_database);
+    perform df._check_submitter();
+    if v_key is not null then
+        -- Starts with one key take turns, so that the second finds the first.
+        perform pg_advisory_xact_lock(1346982471, hashtext(current_user || E'\n' || v_key));
+        select i.id into v_id from df.instances as i
+        where i.submitted_by = quote_ident(current_user)::regrole and i.idempotency_key = v_key;
+        if v_id is not null and options ->> 'on_conflict' = 'error' then
+            raise exception 'idempotency key "%" was used for instance %', v_key, v_id using errcode = '23505';
+        end if;
+        if v_id is not null then
+            return v_id;
+        end if;
+    end if;
+    return df._write_instance(
+        v_node, label, v_database, df._own_vars() || coalesce(options -> 'vars', '{}'), v_start_at, v_key
+    );
+end
+$$;
+
+comment on function df.start(text, jsonb, text) is 'Starts a workflow with options: vars, idempotency_key, on_conflict, start_at, delay, database';
+
+create function df._check_start_options(p_options jsonb) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_unknown text;
+begin
+    if jsonb_typeof(p_options) <> 'object' then
+        raise exception 'the options of df.start() must be a JSON object' using errcode = 'XX000';
+    end if;
+    select min(k.key) into v_unknown from jsonb_object_keys(p_options) as k (key)
+    where k.key not in ('vars', 'idempotency_key', 'on_conflict', 'start_at', 'delay', 'database');
+    if v_unknown is not null then
+        raise exception 'df.start() has no option "%"', v_unknown using errcode = 'XX000',
+            hint = 'Options are vars, idempotency_key, on_conflict, start_at, delay and database.';
+    end if;
+    if p_options ->> 'on_conflict' not in ('return', 'error') then
+        raise exception 'option "on_conflict" of df.start() must be "return" or "error", not "%"', p_options ->> 'on_conflict'
+            using errcode = 'XX000';
+    end if;
+    if jsonb_typeof(p_options -> 'vars') <> 'object' then
+        raise exception 'option "vars" of df.start() must be a JSON object' using errcode = 'XX000';
+    end if;
+    if p_options ? 'start_at' and p_options ? 'delay' then
+        raise exception 'options "start_at" and "delay" of df.start() exclude each other' using errcode = 'XX000';
+    end if;
+end
+$$;
+
+comment on function df._check_start_options(jsonb) is 'Refuses unknown and contradictory options';
+
+-- Steering workflows: requests that a trigger turns into messages, all in the caller's transaction.
+
+-- The status of an instance that the caller may steer.
+create function df._steerable(p_instance_id text) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_status text;
+begin
+    select i.status into v_status from df.instances as i where i.id = p_instance_id;
+    if not found then
+        raise exception 'Instance not found or access denied: %', p_instance_id using errcode = 'XX000';
+    end if;
+    return v_status;
+end
+$$;
+
+comment on function df._steerable(text) is 'The status of an instance that the caller may steer';
+
+create function df.cancel(instance_id text, reason text default 'Cancelled by user') returns text
+language plpgsql strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_status text := df._steerable(instance_id);
+begin
+    if v_status in ('completed', 'failed', 'cancelled') then
+        raise notice 'instance % is already %', instance_id, v_status;
+    else
+        insert into df._inbox (kind, instance_id, payload)
+        values ('cancel', cancel.instance_id, jsonb_build_object('reason', reason));
+    end if;
+    return format('Instance %s cancelled: %s', instance_id, reason);
+end
+$$;
+
+comment on function df.cancel(text, text) is 'Cancels a workflow as part of this transaction: once that has committed, none of its steps commits any more';
+
+create function df.signal(instance_id text, signal_name text, signal_data text, dedup_id text) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_status text;
+    v_data text;
+begin
+    if instance_id is null or signal_name is null or signal_data is null then
+        return null;
+    end if;
+    if instance_id = '' then
+        raise exception 'Instance ID cannot be empty' using errcode = 'XX000';
+    end if;
+    if signal_name = '' then
+        raise exception 'Signal name cannot be empty' using errcode = 'XX000';
+    end if;
+    v_status := df._steerable(instance_id);
+    if v_status in ('completed', 'failed', 'cancelled') then
+        raise exception 'Instance % is already %', instance_id, v_status
+            using errcode = '55000', hint = 'Nobody would ever receive the signal.';
+    end if;
+    if octet_length(signal_data) > 1048576 then
+        raise exception 'signal data has % bytes, at most 1048576 are allowed', octet_length(signal_data)
+            using errcode = '54000', hint = 'Put the data in a table and send its key.';
+    end if;
+    v_data := case
+        when (select t.value is not null from df._try_json(signal_data) as t) then df._compact_json(signal_data)
+        else to_json(signal_data)::text
+    end;
+    insert into df._inbox (kind, instance_id, payload)
+    values (
+        'signal', signal.instance_id,
+        jsonb_build_object('name', signal_name, 'data', v_data, 'dedup_id', dedup_id)
+    );
+    return 'OK';
+end
+$$;
+
+comment on function df.signal(text, text, text, text) is 'Like df.signal of three arguments; a second signal with the same name and dedup_id is dropped';
+
+create function df.signal(instance_id text, signal_name text, signal_data text default '{}') returns text
+language plpgsql strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return df.signal(instance_id, signal_name, signal_data, null);
+end
+$$;
+
+comment on function df.signal(text, text, text) is 'Sends a signal to a workflow as part of this transaction; sent before anybody waits, it is kept';
+
+create function df.pause(instance_id text) returns text
+language plpgsql strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_status text := df._steerable(instance_id);
+begin
+    if v_status in ('completed', 'failed', 'cancelled') then
+        raise exception 'Instance % is already %', instance_id, v_status using errcode = '55000';
+    end if;
+    insert into df._inbox (kind, instance_id) values ('pause', pause.instance_id);
+    return format('Instance %s paused', instance_id);
+end
+$$;
+
+comment on function df.pause(text) is 'Lets a workflow begin no further step until df.resume; what runs goes on to its end';
+
+create function df.resume(instance_id text) returns text
+language plpgsql strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_status text := df._steerable(instance_id);
+begin
+    if v_status in ('completed', 'failed', 'cancelled') then
+        raise exception 'Instance % is already %', instance_id, v_status using errcode = '55000';
+    end if;
+    insert into df._inbox (kind, instance_id) values ('resume', resume.instance_id);
+    return format('Instance %s resumed', instance_id);
+end
+$$;
+
+comment on function df.resume(text) is 'Ends df.pause';
+
+create function df.run(instance_id text default null) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if instance_id is not null then
+        perform df._steerable(instance_id);
+    end if;
+    perform pg_notify('duroxide', 'turns');
+    return coalesce('Triggered run for instance: ' || instance_id, 'Triggered run for all pending instances');
+end
+$$;
+
+comment on function df.run(text) is 'Lets workers look for work at once. Never needed: they are told of it, and look by themselves';
+
+-- The trigger's side: with the owner's rights, on an instance that the policy let the caller name.
+
+-- The lock is the one for which steps that are about to commit have to wait, and that waits for them.
+create function df._send_cancel(p_instance_id text, p_reason text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_status text;
+begin
+    select i.status into v_status from df.instances as i where i.id = p_instance_id for update;
+    if v_status not in ('pending', 'running') then
+        return;
+    end if;
+    update df.instances as i
+    set status = 'cancelled', error = 'canceled: ' || p_reason, completed_at = clock_timestamp(),
+        updated_at = clock_timestamp(), cancelled_in = pg_current_xact_id()
+    where i.id = p_instance_id;
+    delete from df._signal_waiters as w where w.instance_id = p_instance_id;
+    perform duroxide.send_v1(
+        p_instance_id, 8::smallint,
+        '{"CancelInstance":{"instance":' || to_json(p_instance_id)::text
+        || ',"reason":' || to_json(p_reason)::text || '}}'
+    );
+end
+$$;
+
+comment on function df._send_cancel(text, text) is 'Marks an instance cancelled and tells the engine';
+
+-- A pause is told to the orchestration through its queue `pg_durable::pause`, as {"paused": true|false}.
+create function df._send_pause(p_instance_id text, p_paused boolean) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update df.instances as i
+    set paused_at = case when p_paused then clock_timestamp() end, updated_at = clock_timestamp()
+    where i.id = p_instance_id and i.status in ('pending', 'running') and (i.paused_at is null) = p_paused;
+    if found then
+        perform df._send_signal(
+            p_instance_id, 'pg_durable::pause', case when p_paused then '{"paused":true}' else '{"paused":false}' end
+        );
+    end if;
+end
+$$;
+
+comment on function df._send_pause(text, boolean) is 'Marks an instance paused or not and tells the engine';
+
 -- Turns a request into a message. It runs after the policy let the row in, with the owner's rights, for
 -- whoever inserted; so only a trigger may call it (a user's own table must not).
 create function df._consume_request() returns trigger
@@ -1264,21 +2146,129 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     delete from df._inbox as b where b.seq = new.seq;
-    if new.kind = 'start' then
-        perform df._send_start(new.instance_id, new.payload);
-    end if;
+    case new.kind
+        when 'start' then
+            perform df._send_start(new.instance_id, new.payload);
+        when 'cancel' then
+            perform df._send_cancel(new.instance_id, coalesce(new.payload ->> 'reason', 'Cancelled by user'));
+        when 'signal' then
+            insert into df._signals (instance_id, name, data, dedup_id, sent_by)
+            values (
+                new.instance_id, new.payload ->> 'name', (new.payload ->> 'data')::json::text,
+                new.payload ->> 'dedup_id', new.submitted_by
+            )
+            on conflict (instance_id, name, dedup_id) where dedup_id is not null do nothing;
+        else
+            perform df._send_pause(new.instance_id, new.kind = 'pause');
+    end case;
     return null;
 end
 $$;
 
 comment on function df._consume_request() is 'Turns a request into a message to the engine';
 
+revoke execute on function df._send_cancel(text, text) from public;
+revoke execute on function df._send_pause(text, boolean) from public;
 revoke execute on function df._consume_request() from public;
-revoke execute on function df._send_start(text, jsonb) from public;
-revoke execute on function df._graph_text(text) from public;
 
 create trigger _inbox_consume after insert on df._inbox
     for each row execute function df._consume_request();
+
+-- df.start that commits by itself, through a second connection of the caller's to this database. It
+-- needs the extension dblink, and a server `pg_durable_loopback` of dblink_fdw with a user mapping for
+-- the caller that says how to log in.
+create function df._start_elsewhere(p_fut text, p_label text, p_database text) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_schema text := (
+        select quote_ident(n.nspname) from pg_extension as e
+        join pg_namespace as n on n.oid = e.extnamespace where e.extname = 'dblink'
+    );
+    v_slot integer;
+    v_words text;
+    v_id text;
+begin
+    if df._in_workflow() then
+        raise exception 'df.start() with transaction_mode => ''new'' cannot be called inside a workflow: a step takes effect as a whole or not at all'
+            using errcode = 'XX000';
+    end if;
+    perform df._check_submitter();
+    if v_schema is null
+        or not exists (select from pg_foreign_server as f where f.srvname = 'pg_durable_loopback') then
+        raise exception 'df.start() with transaction_mode => ''new'' needs a second connection, which SQL alone can''t open'
+            using errcode = '0A000',
+                hint = 'Call df.start on another connection of the application; or CREATE EXTENSION dblink, a server pg_durable_loopback of dblink_fdw and a user mapping for this role.';
+    end if;
+    v_slot := df._take_slot();
+    begin
+        execute format('select %s.dblink_connect(''pg_durable_launch'', ''pg_durable_loopback'')', v_schema);
+        execute format('select %s.dblink_exec(''pg_durable_launch'', $1)', v_schema)
+            using 'set lock_timeout = 30000; set statement_timeout = 30000; set df.in_workflow = ''false''';
+        execute format('select t.id from %s.dblink(''pg_durable_launch'', $1) as t (id text)', v_schema)
+            into v_id using format('select df.start(%L, %L, %L)', p_fut, p_label, p_database);
+    exception
+        when others then
+            v_words := sqlerrm;
+    end;
+    perform df._close_launch(v_schema);
+    perform pg_advisory_unlock(1346982470, v_slot);
+    if v_id is null then
+        raise exception '%', case
+            when v_words ~ 'lock timeout'
+                then 'pg_durable: transaction_mode => ''new'' launch hit lock_timeout after 30000ms: '
+            when v_words ~ 'statement timeout'
+                then 'pg_durable: transaction_mode => ''new'' launch hit statement_timeout after 30000ms: '
+            else 'df.start() on new transaction failed: '
+        end || v_words using errcode = 'XX000';
+    end if;
+    return v_id;
+end
+$$;
+
+comment on function df._start_elsewhere(text, text, text) is 'df.start that commits by itself';
+
+create function df._close_launch(p_schema text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('select %s.dblink_disconnect(''pg_durable_launch'')', p_schema);
+exception
+    when connection_does_not_exist then
+        null;
+end
+$$;
+
+comment on function df._close_launch(text) is 'Closes the second connection of a launch';
+
+-- One of the launch slots of the whole server, as an advisory lock of this session.
+create function df._take_slot() returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_slots integer := df._setting('max_new_transaction_starts')::integer;
+    v_seconds integer := df._setting('new_transaction_start_timeout')::integer;
+    v_deadline timestamptz := clock_timestamp() + make_interval(secs => v_seconds);
+begin
+    loop
+        for v_slot in 0..v_slots - 1 loop
+            if pg_try_advisory_lock(1346982470, v_slot) then
+                return v_slot;
+            end if;
+        end loop;
+        if clock_timestamp() >= v_deadline then
+            raise exception 'pg_durable: transaction_mode => ''new'' launch limit reached (max_new_transaction_starts=%). Timed out after %s waiting for a launch slot; try again, or raise the setting', v_slots, v_seconds
+                using errcode = 'XX000';
+        end if;
+        perform pg_sleep(0.1);
+    end loop;
+end
+$$;
+
+comment on function df._take_slot() is 'Waits for a launch slot';
 
 -- How a workflow is doing, and waiting for its end. Row security decides whose can be seen.
 
@@ -1375,6 +2365,60 @@ $$;
 
 comment on function df.wait_for_completion(text, integer) is 'Deprecated: df.await_instance';
 
+-- What sessions may see of the engine's state. The views run with the owner's rights, for the engine's
+-- tables are nobody else's, and say themselves whose instances are shown: the caller's, or all to those
+-- whom row security does not bind.
+
+create function df._sees_all() returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select r.rolsuper or r.rolbypassrls or r.oid = c.relowner
+        from pg_roles as r
+        cross join pg_class as c
+        where r.rolname = current_user and c.oid = 'df.instances'::regclass
+    );
+end
+$$;
+
+comment on function df._sees_all() is 'Whether row security of df does not bind the caller';
+
+create view df._engine_instances with (security_barrier) as
+select
+    e.instance_id, e.orchestration_name, e.orchestration_version, e.current_execution_id, e.status, e.output
+from duroxide.instances as e
+where exists (
+    select from df.instances as i
+    where i.id = e.instance_id
+        and (
+            i.submitted_by = (select quote_ident(current_user)::regrole)
+            or (select df._sees_all())
+        )
+);
+
+comment on view df._engine_instances is 'The engine''s state of the workflows that the caller may see';
+
+create view df._engine_executions with (security_barrier) as
+select
+    x.instance_id, x.execution_id, x.status, x.output, x.started_at, x.completed_at, (
+        select coalesce(sum(h.last_event_id - h.first_event_id + 1), 0)::bigint
+        from duroxide.history_log as h
+        where h.instance_id = x.instance_id and h.execution_id = x.execution_id
+    ) as event_count
+from duroxide.executions as x
+where exists (
+    select from df.instances as i
+    where i.id = x.instance_id
+        and (
+            i.submitted_by = (select quote_ident(current_user)::regrole)
+            or (select df._sees_all())
+        )
+);
+
+comment on view df._engine_executions is 'The executions of the workflows that the caller may see';
+
 -- What the stored statuses of nodes mean together. The worker writes a status when something happens to
 -- a node; that a branch was not taken, a race lost or an iteration superseded is seen only in the whole.
 
@@ -1392,8 +2436,10 @@ as $$
             (case p_node_type when 'IF' then 2 else 1 end, p_left),
             (case p_node_type when 'IF' then 3 else 2 end, p_right)
         union all
-        select case p_node_type when 'IF' then 1 else 2 end, p_query::json ->> 'condition_node'
-        where p_node_type in ('IF', 'LOOP') and p_query is not null
+        -- The cast is inside the CASE: in a WHERE it could be made first, and fail on a SQL node's text.
+        select
+            case p_node_type when 'IF' then 1 else 2 end,
+            case when p_node_type in ('IF', 'LOOP') then p_query::json ->> 'condition_node' end
         union all
         select 2 + e.n, e.id
         from json_array_elements_text(
@@ -1547,6 +2593,219 @@ $$;
 
 comment on function df.instance_nodes(text, integer) is 'The steps of a workflow, for older clients; the second argument is ignored';
 
+-- Listings. A workflow is listed from the moment it was started, whether the engine has seen it or not.
+
+create function df._check_limit(p_limit integer) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_most bigint := df._setting('list_instances_max_limit')::bigint;
+    v_session text := current_setting('pg_durable.list_instances_max_limit', true);
+begin
+    if p_limit is null or p_limit < 1 then
+        raise exception 'limit_count must be at least 1' using errcode = 'XX000';
+    end if;
+    if v_session ~ '^[0-9]{1,9}$' then
+        v_most := least(v_most, v_session::bigint);  -- a session may lower the limit for itself
+    end if;
+    if p_limit > v_most then
+        raise exception 'df.list_instances: limit_count (%) exceeds pg_durable.list_instances_max_limit (%); ask for less, page by page', p_limit, v_most
+            using errcode = 'XX000', hint = 'The owner of schema df can change list_instances_max_limit in df._settings.';
+    end if;
+end
+$$;
+
+comment on function df._check_limit(integer) is 'Refuses page sizes out of range';
+
+create function df._cursor_of(p_created_at timestamptz, p_id text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select encode(
+        convert_to('v1|' || to_char(p_created_at, 'YYYY-MM-DD"T"HH24:MI:SS.USOF') || '|' || p_id, 'UTF8'), 'hex'
+    )
+$$;
+
+comment on function df._cursor_of(timestamptz, text) is 'The cursor after a row';
+
+create function df._parse_cursor(p_cursor text, out created_at timestamptz, out id text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_parts text[];
+begin
+    if length(p_cursor) <= 512 and p_cursor ~ '^([0-9A-Fa-f]{2})+$' then
+        v_parts := regexp_match(
+            convert_from(decode(p_cursor, 'hex'), 'UTF8'),
+            '^v1\|(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}[+-]\d\d(?::\d\d)?)\|(.+)$'
+        );
+    end if;
+    if v_parts is null then
+        raise exception using errcode = 'XX000', message = 'df.list_instances: invalid after_cursor';
+    end if;
+    created_at := v_parts[1]::timestamptz;
+    id := v_parts[2];
+exception
+    when data_exception then
+        raise exception 'df.list_instances: invalid after_cursor' using errcode = 'XX000';
+end
+$$;
+
+comment on function df._parse_cursor(text) is 'The row that a cursor stands behind';
+
+-- A page, newest first. Planned anew each time, so that a filter that is not given is not there.
+create function df._page(
+    p_status text, p_label text, p_limit integer, p_created_at timestamptz, p_id text,
+    out id text, out label text, out status text, out error text, out created_at timestamptz,
+    out completed_at timestamptz
+)
+returns setof record
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+    return query
+        select i.id::text, i.label, i.status, i.error, i.created_at, i.completed_at
+        from df.instances as i
+        where i.created_at is not null
+            and (p_status is null or i.status = p_status)
+            and (p_label is null or i.label = p_label)
+            and (
+                p_created_at is null
+                or (i.created_at <= p_created_at and (i.created_at < p_created_at or i.id > p_id))
+            )
+        order by i.created_at desc, i.id
+        limit p_limit;
+end
+$$;
+
+comment on function df._page(text, text, integer, timestamptz, text) is 'A page of instances, newest first';
+
+create function df.list_instances(status_filter text default null, limit_count integer default 100)
+returns table (
+    instance_id text, label text, function_name text, status text, execution_count bigint, output text
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform df._check_limit(limit_count);
+    return query
+        select
+            p.id, p.label, 'pg_durable::orchestration::execute-function-graph'::text, p.status,
+            coalesce(e.current_execution_id, 0), coalesce(p.error, e.output)
+        from df._page(status_filter, null, limit_count, null, null) as p
+        left join df._engine_instances as e on e.instance_id = p.id
+        order by p.created_at desc, p.id;
+end
+$$;
+
+comment on function df.list_instances(text, integer) is 'The newest workflows of the caller';
+
+create function df.list_instances(
+    status_filter text, limit_count integer, label_filter text, after_cursor text default null
+)
+returns table (
+    instance_id text, label text, function_name text, status text, execution_count bigint, output text,
+    created_at timestamptz, completed_at timestamptz, next_cursor text
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_created_at timestamptz;
+    v_id text;
+begin
+    perform df._check_limit(limit_count);
+    if after_cursor is not null then
+        select c.created_at, c.id into v_created_at, v_id from df._parse_cursor(after_cursor) as c;
+    end if;
+    return query
+        with page as materialized (
+            select p.*, row_number() over (order by p.created_at desc, p.id) as n
+            from df._page(status_filter, label_filter, limit_count + 1, v_created_at, v_id) as p
+        )
+        select
+            p.id, p.label, 'pg_durable::orchestration::execute-function-graph'::text, p.status,
+            coalesce(e.current_execution_id, 0), coalesce(p.error, e.output), p.created_at, p.completed_at, (
+                select df._cursor_of(l.created_at, l.id) from page as l
+                where l.n = limit_count and exists (select from page as m where m.n > limit_count)
+            )
+        from page as p
+        left join df._engine_instances as e on e.instance_id = p.id
+        where p.n <= limit_count
+        order by p.n;
+end
+$$;
+
+comment on function df.list_instances(text, integer, text, text) is 'The workflows of the caller page by page, newest first; give next_cursor back as after_cursor';
+
+create function df.instance_info(instance_id text)
+returns table (
+    instance_id text, label text, function_name text, function_version text, current_execution_id bigint,
+    status text, output text
+)
+language sql volatile strict
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        i.id, i.label, coalesce(e.orchestration_name, 'pg_durable::orchestration::execute-function-graph'),
+        coalesce(e.orchestration_version, 'unknown'), coalesce(e.current_execution_id, 1), i.status,
+        coalesce(i.error, e.output)
+    from df.instances as i
+    left join df._engine_instances as e on e.instance_id = i.id
+    where i.id = $1  -- by its place: a column has the same name
+$$;
+
+comment on function df.instance_info(text) is 'One workflow in one row';
+
+create function df.instance_executions(instance_id text, limit_count integer default 5)
+returns table (execution_id bigint, status text, event_count bigint, duration_ms bigint, output text)
+language plpgsql strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if limit_count < 1 then
+        raise exception 'limit_count must be at least 1' using errcode = 'XX000';
+    end if;
+    return query
+        select
+            x.execution_id, x.status, x.event_count,
+            coalesce((extract(epoch from x.completed_at - x.started_at) * 1000)::bigint, 0), x.output
+        from df._engine_executions as x
+        where x.instance_id = instance_executions.instance_id
+        order by x.execution_id desc
+        limit least(limit_count, 10000);
+end
+$$;
+
+comment on function df.instance_executions(text, integer) is 'The generations of a workflow, newest first; a loop at its root begins a new one at each turn';
+
+create function df.metrics()
+returns table (
+    total_instances bigint, running_instances bigint, completed_instances bigint, failed_instances bigint,
+    total_executions bigint, total_events bigint
+)
+language plpgsql strict security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+        select
+            count(*), count(*) filter (where e.status = 'Running'), count(*) filter (where e.status = 'Completed'),
+            count(*) filter (where e.status = 'Failed'), coalesce(sum(e.current_execution_id), 0)::bigint,
+            coalesce(sum(e.history_events), 0)::bigint
+        from duroxide.instances as e;
+end
+$$;
+
+comment on function df.metrics() is 'Counts over the whole engine, of everybody''s workflows';
+
+revoke execute on function df.metrics() from public;
+
 -- df.explain: a workflow as a tree of text.
 
 create function df._clip(p_text text, p_longest integer) returns text
@@ -1683,21 +2942,45 @@ as $$
     from unnest(p_lines) with ordinality as l (line, n)
 $$;
 
-create function df._explain_node(p_node text) returns text
+-- What can be drawn, as _draw takes it: a graph that was built, and one that runs.
+create function df._drawable_node(p_node text, out nodes jsonb, out root text)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    v_nodes jsonb;
-    v_root text;
 begin
     select
         jsonb_object_agg(f.id, jsonb_build_object(
             'type', f.node_type, 'query', f.query, 'name', f.result_name, 'left', f.left_node, 'right', f.right_node
         )), min(f.id) filter (where f.ord = 1)
-    into v_nodes, v_root
+    into nodes, root
     from df._flatten(p_node) as f;
-    return df._framed(array(select d from df._draw(v_nodes, v_root) as d));
+end
+$$;
+
+create function df._drawable_instance(p_instance_id text, out nodes jsonb, out root text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    select i.root_node into root from df.instances as i where i.id = p_instance_id;
+    select jsonb_object_agg(n.node_id, jsonb_build_object(
+        'type', n.node_type, 'query', n.query, 'name', n.result_name, 'left', n.left_node,
+        'right', n.right_node, 'status', n.inferred_status
+    )) into nodes
+    from df.instance_nodes(p_instance_id) as n;
+end
+$$;
+
+create function df._explain_node(p_node text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform df._warn_unreachable(p_node);
+    return (
+        select df._framed(array(select d from df._draw(g.nodes, g.root) as d))
+        from df._drawable_node(p_node) as g
+    );
 exception
     when internal_error then
         return sqlerrm;
@@ -1715,28 +2998,32 @@ declare
     v_nodes jsonb;
     v_lines text[];
 begin
-    select i.id, i.label, i.status, i.root_node, i.error, i.paused_at into v_instance
-    from df.instances as i where i.id = lower(p_instance_id);
+    select
+        i.id, i.label, i.status, i.root_node, i.error, e.status as engine_status, e.output
+    into v_instance
+    from df.instances as i
+    left join df._engine_instances as e on e.instance_id = i.id
+    where i.id = lower(p_instance_id);
     if not found then
         return format('Instance ''%s'' not found', p_instance_id);
     end if;
-    select jsonb_object_agg(n.node_id, jsonb_build_object(
-        'type', n.node_type, 'query', n.query, 'name', n.result_name, 'left', n.left_node,
-        'right', n.right_node, 'status', n.inferred_status
-    )) into v_nodes
-    from df.instance_nodes(v_instance.id) as n;
+    select g.nodes into v_nodes from df._drawable_instance(v_instance.id) as g;
     if v_nodes is null then
         return format('No nodes found for instance ''%s''', v_instance.id);
     end if;
-    v_word := case when v_instance.status in ('pending', 'cancelled') then v_instance.status
-        else initcap(v_instance.status) end;
-    v_output := df._clip(coalesce(v_instance.error, df.result(v_instance.id)), 60);
+    -- The engine's word; of a cancelled workflow it would say Failed, or nothing yet.
+    v_word := case
+        when v_instance.status = 'cancelled' then 'cancelled'
+        when v_instance.status in ('completed', 'failed', 'running') then initcap(v_instance.status)
+        else coalesce(v_instance.engine_status, v_instance.status)
+    end;
+    v_output := df._clip(coalesce(v_instance.error, df.result(v_instance.id), v_instance.output), 60);
     v_lines := array[
         format('Instance: %s', v_instance.id) || coalesce(' (' || v_instance.label || ')', ''),
         format('Status:   %s %s', case
-            when v_instance.status = 'completed' then '✓'
-            when v_instance.status in ('failed', 'cancelled') then '✗'
-            when v_instance.status = 'running' then '⏳'
+            when lower(v_word) in ('completed', 'continuedasnew') then '✓'
+            when lower(v_word) in ('failed', 'cancelled') then '✗'
+            when lower(v_word) = 'running' then '⏳'
             else '○'
         end, v_word)
     ];
@@ -1827,6 +3114,7 @@ begin
         when sqlstate 'PD003' then
             null;
     end;
+    perform df._warn_precedence(v_input);
     return df._explain_value(v_value);
 end
 $$;
@@ -1837,12 +3125,175 @@ comment on function df._mark_of(text) is 'The sign for a status';
 comment on function df._below(text, text, text, text, integer, text) is 'What is drawn below a node';
 comment on function df._draw(jsonb, text) is 'The lines of a drawing';
 comment on function df._framed(text[]) is 'Lines padded to one width';
+comment on function df._drawable_node(text) is 'Node text as rows to draw';
+comment on function df._drawable_instance(text) is 'An instance as rows to draw';
 comment on function df._explain_node(text) is 'The drawing of node text';
 comment on function df._explain_instance(text) is 'The drawing of an instance with its statuses';
 comment on function df._explain_mode(text) is 'How df.explain understands its input';
 comment on function df._explain_value(text) is 'The drawing of what an expression gave';
 comment on function df._explain_known(text, text) is 'The answer for input that need not be evaluated';
 comment on function df.explain(text) is 'A workflow as a tree of text: an instance id, node text, SQL, or an expression of df functions';
+
+-- df.explain_mermaid: the graph of df.explain as a Mermaid flow chart, for documents and web pages.
+
+create function df._mermaid_label(p_text text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select replace(replace(replace(replace(
+        regexp_replace(p_text, '\s+', ' ', 'g'), '#', '#35;'), '"', '#quot;'), '<', '#lt;'), '>', '#gt;')
+$$;
+
+comment on function df._mermaid_label(text) is 'Text as it may stand in a label';
+
+-- One box for every node but THEN, which is an arrow from the box where its left side ends to the one
+-- where its right side begins; the parts of IF, LOOP, JOIN and RACE hang on dotted, named arrows.
+create function df._mermaid(p_nodes jsonb, p_root text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        with recursive nodes as materialized (
+            select e.key as id, r.type, r.query, r.name, r."left", r."right", r.status
+            from jsonb_each(p_nodes) as e
+            cross join lateral jsonb_to_record(e.value)
+                as r (type text, query text, name text, "left" text, "right" text, status text)
+        ),
+        walk (sort, id, parent, place) as (
+            select array[]::bigint[], p_root, null::text, null::bigint
+            union all
+            select w.sort || c.place, c.id, w.id, c.place
+            from walk as w
+            join nodes as n on n.id = w.id
+            cross join lateral df._children(n.type, n.query, n."left", n."right") as c
+        ),
+        boxes as materialized (
+            select w.id, 'n' || row_number() over (order by w.sort) as box, n.type, n.query, n.name, n.status, w.sort
+            from walk as w
+            join nodes as n on n.id = w.id
+            where n.type <> 'THEN'
+        ),
+        ends (id, first_id, last_id) as (
+            select n.id, n.id, n.id from nodes as n where n.type <> 'THEN'
+            union all
+            -- Up a chain: what a side begins and ends with, its THEN begins and ends with as well.
+            select t.id, case when t."left" = e.id then e.first_id end, case when t."right" = e.id then e.last_id end
+            from ends as e
+            join nodes as t on t.type = 'THEN' and (t."left" = e.id or t."right" = e.id)
+            where (t."left" = e.id and e.first_id is not null) or (t."right" = e.id and e.last_id is not null)
+        ),
+        sides as materialized (
+            select e.id, max(e.first_id) as first_id, max(e.last_id) as last_id from ends as e group by e.id
+        ),
+        lines (rank, sort, line) as (
+            select 0, array[]::bigint[], 'flowchart TD'
+            union all
+            select 1, b.sort,
+                '    ' || b.box || '["' || df._mermaid_label(df._caption(b.type, b.query, b.name)) || '"]'
+                || coalesce(':::' || b.status, '')
+            from boxes as b
+            union all
+            select 2, t.sort, '    ' || f.box || ' --> ' || t.box
+            from walk as w
+            join nodes as n on n.id = w.id and n.type = 'THEN'
+            join sides as l on l.id = n."left"
+            join sides as r on r.id = n."right"
+            join boxes as f on f.id = l.last_id
+            join boxes as t on t.id = r.first_id
+            union all
+            select 2, t.sort, '    ' || f.box || ' -. ' || case f.type
+                when 'IF' then (array['condition', 'then', 'else'])[w.place]
+                when 'LOOP' then (array['body', 'while'])[w.place]
+                else 'branch ' || w.place
+            end || ' .-> ' || t.box
+            from walk as w
+            join boxes as f on f.id = w.parent
+            join sides as s on s.id = w.id
+            join boxes as t on t.id = s.first_id
+            union all
+            select 3, array[s.place], '    classDef ' || s.status || ' ' || s.style
+            from (
+                values
+                    (1, 'completed', 'stroke:#2a2,stroke-width:2px'), (2, 'failed', 'stroke:#c22,stroke-width:2px'),
+                    (3, 'running', 'stroke:#26c,stroke-width:2px'), (4, 'skipped', 'stroke-dasharray:4'),
+                    (5, 'cancelled', 'stroke-dasharray:4'), (6, 'pending', 'stroke:#999')
+            ) as s (place, status, style)
+            where exists (select from boxes as b where b.status = s.status)
+        )
+        select string_agg(l.line, E'\n' order by l.rank, l.sort) from lines as l
+    );
+end
+$$;
+
+comment on function df._mermaid(jsonb, text) is 'A graph as a Mermaid flow chart';
+
+create function df._mermaid_node(p_node text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (select df._mermaid(g.nodes, g.root) from df._drawable_node(p_node) as g);
+exception
+    when internal_error then
+        return sqlerrm;
+end
+$$;
+
+comment on function df._mermaid_node(text) is 'Node text as a Mermaid flow chart';
+
+create function df._mermaid_known(p_input text, p_mode text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id text := lower(p_input);
+    v_graph record;
+begin
+    case p_mode
+        when 'instance' then
+            select g.nodes, g.root into v_graph from df._drawable_instance(v_id) as g;
+            return case
+                when v_graph.nodes is null then df._explain_instance(p_input)
+                else df._mermaid(v_graph.nodes, v_graph.root)
+            end;
+        when 'node', 'sql' then
+            return df._mermaid_node(df._start_step(p_input));
+        else
+            return df._explain_known(p_input, p_mode);
+    end case;
+end
+$$;
+
+comment on function df._mermaid_known(text, text) is 'The answer for input that need not be evaluated';
+
+-- As df.explain: the caller's search_path, names in full, side effects undone.
+create function df.explain_mermaid(input text) returns text
+language plpgsql strict
+as $$
+declare
+    v_input text := pg_catalog.btrim(input, E' \t\n\r');
+    v_mode text := df._explain_mode(v_input);
+    v_value text;
+begin
+    if pg_catalog.textne(v_mode, 'expression') then
+        return df._mermaid_known(v_input, v_mode);
+    end if;
+    begin
+        execute pg_catalog.concat('SELECT ', v_input) into v_value;
+        raise exception using errcode = 'PD003', message = 'undo';
+    exception
+        when sqlstate 'PD003' then
+            null;
+    end;
+    if pg_catalog.textne(df._explain_mode(pg_catalog.concat(v_value)), 'node') then
+        return df._explain_value(v_value);
+    end if;
+    return df._mermaid_node(df._start_step(v_value));
+end
+$$;
+
+comment on function df.explain_mermaid(text) is 'The graph of df.explain as a Mermaid flow chart';
 
 -- What the worker calls. Statuses of instances and nodes are written in the very commit of the fact that
 -- they describe: by the commit hook for turns, and by _finish_step_v1 for SQL steps.
@@ -2064,6 +3515,10 @@ begin
             where w.id <> all (v_busy)
         ) as t
         where i.id = t.id and (i.status = 'pending' or (i.status = 'running' and t.status <> 'running'));
+        if true = any (v_ends) then
+            delete from df._signal_waiters as w where w.instance_id = any (v_ids) and w.instance_id <> all (v_busy)
+                and exists (select from df.instances as i where i.id = w.instance_id and i.completed_at is not null);
+        end if;
     end if;
 
     return (
@@ -2177,12 +3632,23 @@ begin
         'SELECT, INSERT (id, label, root_node, submitted_by, database, start_at, idempotency_key) ON df.instances',
         'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database) ON df.nodes',
         'SELECT, INSERT, UPDATE, DELETE ON df.vars',
-        'INSERT (kind, instance_id, payload) ON df._inbox'
+        'INSERT (kind, instance_id, payload) ON df._inbox',
+        'SELECT ON df._engine_instances',
+        'SELECT ON df._engine_executions'
     ] loop
         execute format('GRANT %s TO %s%s', v_what, v_role, v_option);
     end loop;
+    if include_http then
+        foreach v_what in array array[
+            'df.http(text, text, text, jsonb, integer)', 'df.http_multipart(text, text, jsonb, jsonb, integer)'
+        ] loop
+            execute format('GRANT EXECUTE ON FUNCTION %s TO %s%s', v_what, v_role, v_option);
+        end loop;
+    end if;
     if with_grant then
-        foreach v_what in array array['df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)'] loop
+        foreach v_what in array array[
+            'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'
+        ] loop
             execute format('GRANT EXECUTE ON FUNCTION %s TO %s WITH GRANT OPTION', v_what, v_role);
         end loop;
     end if;
@@ -2201,6 +3667,8 @@ declare
     v_what text;
 begin
     foreach v_what in array array[
+        'SELECT ON df._engine_executions',
+        'SELECT ON df._engine_instances',
         'INSERT (kind, instance_id, payload) ON df._inbox',
         'SELECT, INSERT, UPDATE, DELETE ON df.vars',
         'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database) ON df.nodes',
@@ -2209,7 +3677,10 @@ begin
         execute format('REVOKE %s FROM %s CASCADE', v_what, v_role);
     end loop;
     -- A delegated administrator may lack the right to these; that must not stop him from the rest.
-    foreach v_what in array array['df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)'] loop
+    foreach v_what in array array[
+        'df.http(text, text, text, jsonb, integer)', 'df.http_multipart(text, text, jsonb, jsonb, integer)',
+        'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'
+    ] loop
         begin
             execute format('REVOKE EXECUTE ON FUNCTION %s FROM %s CASCADE', v_what, v_role);
         exception
@@ -2224,5 +3695,7 @@ $$;
 
 comment on function df.revoke_usage(text) is 'Takes back what df.grant_usage gave; grants of other roles stay';
 
+revoke execute on function df.http(text, text, text, jsonb, integer) from public;
+revoke execute on function df.http_multipart(text, text, jsonb, jsonb, integer) from public;
 revoke execute on function df.grant_usage(text, boolean, boolean) from public;
 revoke execute on function df.revoke_usage(text) from public;
