@@ -435,9 +435,7 @@ class Provider(Protocol):
         """The live key-values, those of the running execution included."""
         ...
 
-    async def wait_for_change(
-        self, instance_ids: Sequence[InstanceId], *, wait_ms: int
-    ) -> None:
+    async def wait_for_change(self, instance_ids: Sequence[InstanceId], *, wait_ms: int) -> None:
         """Return when one of the instances may have changed, or after `wait_ms`: a hint, not a promise.
 
         Without the capability `change_feed` it just waits, for a short while.

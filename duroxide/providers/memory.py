@@ -208,7 +208,7 @@ class MemoryProvider(MemoryAdmin):
         return instance.live_key_values() if instance is not None else {}
 
     async def wait_for_change(self, instance_ids: Sequence[InstanceId], *, wait_ms: int) -> None:
-        await self._changes.wait(instance_ids, wait_ms)
+        await self._changes.wait(instance_ids, wait_ms / 1000)
 
     def wake(self, *, turns: bool = False, activities: bool = False) -> None:
         if turns:

@@ -29,11 +29,13 @@ class Wakeup:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waiters: set[asyncio.Future[None]] = set()
+        self.count = 0  # of notifications; for who looks somewhere that takes time
         self._time_is_told = isinstance(clock, TellingClock)
         if isinstance(clock, TellingClock):
             clock.on_advance(self.notify)
 
     def notify(self) -> None:
+        self.count += 1
         _wake(self._waiters)
         self._waiters.clear()
 
@@ -63,23 +65,27 @@ class ChangeFeed:
         for instance_id in instance_ids:
             _wake(self._waiters.get(instance_id, ()))
 
-    async def wait(self, instance_ids: Iterable[InstanceId], wait_ms: int) -> None:
-        """Return when one of the instances has changed, or after so long by the loop's clock."""
+    def tell_all(self) -> None:
+        self.tell(tuple(self._waiters))
+
+    async def wait(self, instance_ids: Iterable[InstanceId], seconds: float) -> bool:
+        """Wait for a change of one of the instances, for so long; whether there was one."""
         ids = frozenset(instance_ids)
         waiter = asyncio.get_running_loop().create_future()
         for instance_id in ids:
             self._waiters.setdefault(instance_id, set()).add(waiter)
         try:
-            async with asyncio.timeout(wait_ms / 1000):
+            async with asyncio.timeout(seconds):
                 await waiter
         except TimeoutError:
-            pass
+            return waiter.done() and not waiter.cancelled()  # told in the very last moment
         finally:
             for instance_id in ids:
                 waiters = self._waiters[instance_id]
                 waiters.discard(waiter)
                 if not waiters:
                     del self._waiters[instance_id]
+        return True
 
 
 def _wake(waiters: Iterable[asyncio.Future[None]]) -> None:

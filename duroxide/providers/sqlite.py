@@ -1,0 +1,420 @@
+"""The embedded store: one SQLite file, or a database in memory that ends with its provider."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from duroxide.clock import Clock, SystemClock
+from duroxide.errors import ProviderError
+from duroxide.ids import ActivityToken, ExecutionId, InstanceId, TurnToken
+from duroxide.providers.base import (
+    AbandonActivity,
+    ActivityPoll,
+    Capabilities,
+    CommitItem,
+    CommitResult,
+    CommitTurn,
+    Cursor,
+    EagerDispatch,
+    FinishActivity,
+    InstanceStatus,
+    Renewal,
+    SessionOwner,
+    TagSelection,
+    TurnPoll,
+)
+from duroxide.providers.memory import changes_what_clients_see
+from duroxide.providers.sqlite_admin import SqliteAdmin
+from duroxide.providers.sqlite_store import SQL, SqliteStore, key_values_of, status_of
+from duroxide.providers.wakeup import ChangeFeed, TellingClock, Wakeup
+from duroxide.providers.writer import Writer
+from duroxide.state import KeyValue
+from duroxide.version import VersionRange
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 5.0
+FOREIGN_LOOK_S = 0.02  # how soon a commit of another process is noticed
+
+_UNTAGGED = TagSelection()
+
+
+@dataclass(frozen=True, slots=True)
+class _Poll:
+    """What a look for work found, and when the next look may find more."""
+
+    found: list[object]
+    now_ms: int
+    due_ms: int | None
+    look_again_ms: int | None
+
+
+class SqliteProvider(SqliteAdmin):
+    """Durable storage in one file; several processes on one machine may share it.
+
+    Use `open` or `in_memory`. All statements run in one thread, in transactions that group what is
+    ready; nothing is asked while nothing happens.
+
+    Args:
+        path: of the file, made if it does not exist; None: in memory.
+        durability: "normal" may lose the last commits when the machine (not the process) crashes, and
+            is consistent in any case; "full" waits for the disk at each commit.
+        clock: judges leases and visibility. Processes that share a file share the machine's clock.
+    """
+
+    _type = "sqlite"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        *,
+        durability: Literal["normal", "full"] = "normal",
+        clock: Clock | None = None,
+    ) -> None:
+        self._path = None if path is None else Path(path)
+        self._durability = durability
+        self._clock = clock or SystemClock()
+        self._writer: Writer | None = None
+        self._turns = Wakeup(self._clock)
+        self._activities = Wakeup(self._clock)
+        self._changes = ChangeFeed()
+        self._turn_wakes = 0
+        self._activity_wakes = 0
+        self._seen: object = None  # the file as of the last commit that we know of
+        self._prefix, self._tokens = uuid.uuid4().hex[:12], 0
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """A file, by its path or as a `sqlite:` URL; folders on the way are made."""
+        plain = path.removeprefix("sqlite:")
+        if plain != path and plain.startswith("//"):
+            plain = plain[2:]
+        return cls(plain.partition("?")[0])
+
+    @classmethod
+    def in_memory(cls) -> Self:
+        return cls(None)
+
+    @property
+    def _native(self) -> Self:
+        return self
+
+    @property
+    def name(self) -> str:
+        return "sqlite"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            history_suffix=True,
+            sticky_lease=True,
+            eager_dispatch=True,
+            fused_completion=True,
+            change_feed=True,
+            next_due=True,
+        )
+
+    # Opening and closing.
+
+    async def start(self) -> None:
+        """Open the file, and make its tables if it is new.
+
+        Raises:
+            ProviderError: the file can't be opened, or a newer release has written it.
+        """
+        if self._writer is None:
+            self._open()
+
+    def _open(self) -> None:
+        try:
+            connection = self._connect()
+            self._prepare(connection)
+        except sqlite3.Error as error:
+            where = self._path or ":memory:"
+            raise ProviderError("start", f"cannot open {where}: {error}", False) from error
+        self._store = SqliteStore(connection, self._new_token)
+        self._writer = Writer(connection, self._look_at_file)
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        return sqlite3.connect(
+            ":memory:" if self._path is None else self._path,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("pragma journal_mode = wal")
+        connection.execute(f"pragma synchronous = {self._durability}")
+        connection.execute("pragma wal_autocheckpoint = 10000")
+        connection.execute("pragma cache_size = -64000")
+        (version,) = connection.execute("pragma user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise ProviderError(
+                "start",
+                f"{self._path} has schema version {version}, this release knows {SCHEMA_VERSION}: "
+                "upgrade the package",
+                False,
+            )
+        if version == SCHEMA_VERSION:
+            return
+        schema = resources.files("duroxide.providers").joinpath("sqlite_schema.sql").read_text()
+        connection.executescript(
+            f"begin immediate;\n{schema}\npragma user_version = {SCHEMA_VERSION};\ncommit;"
+        )
+
+    async def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await asyncio.get_running_loop().run_in_executor(None, writer.close)
+
+    def _new_token(self) -> str:
+        self._tokens += 1
+        return f"{self._prefix}-{self._tokens}"
+
+    async def _run(self, operation: str, work: Callable[[], T]) -> T:
+        if self._writer is None:
+            raise ProviderError(operation, "the provider is not started", False)
+        return await self._writer.run(operation, work)
+
+    # Polling.
+
+    async def poll_turns(
+        self,
+        *,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        wait_ms: int = 0,
+        known: Mapping[InstanceId, Cursor] | None = None,
+        held: Sequence[TurnToken] = (),
+        versions: Sequence[VersionRange] | None = None,
+    ) -> TurnPoll:
+        deadline_ms, wakes = self._clock.now_ms() + wait_ms, self._turn_wakes
+
+        def look() -> _Poll:
+            now_ms, store = self._clock.now_ms(), self._store
+            turns = store.lease_turns(
+                now_ms,
+                worker=worker,
+                want=want,
+                lease_ms=lease_ms,
+                known=known or {},
+                held=held,
+                versions=versions,
+            )
+            due_ms = store.next_message_ms(now_ms)
+            again_ms = None if turns else store.next_turn_ms(now_ms)
+            return _Poll(list(turns), now_ms, due_ms, again_ms)
+
+        while True:
+            seen = self._turns.count
+            poll = await self._run("poll_turns", look)
+            if poll.found or poll.now_ms >= deadline_ms or wakes != self._turn_wakes:
+                turns = tuple(poll.found)
+                return TurnPoll(turns=turns, now_ms=poll.now_ms, next_due_ms=poll.due_ms)  # type: ignore[arg-type]  # leased turns
+            until_ms = min(deadline_ms, poll.look_again_ms or deadline_ms)
+            await self._wait(self._turns, seen, until_ms)
+
+    async def poll_activities(
+        self,
+        *,
+        worker: str,
+        want: int,
+        lease_ms: int,
+        wait_ms: int = 0,
+        tags: TagSelection = _UNTAGGED,
+        sessions: SessionOwner | None = None,
+    ) -> ActivityPoll:
+        deadline_ms, wakes = self._clock.now_ms() + wait_ms, self._activity_wakes
+
+        def look() -> _Poll:
+            now_ms, store = self._clock.now_ms(), self._store
+            leased = store.lease_activities(
+                now_ms, worker=worker, want=want, lease_ms=lease_ms, tags=tags, sessions=sessions
+            )
+            again_ms = None if leased else store.next_activity_ms(now_ms)
+            return _Poll(list(leased), now_ms, again_ms, again_ms)
+
+        while True:
+            seen = self._activities.count
+            poll = await self._run("poll_activities", look)
+            if poll.found or poll.now_ms >= deadline_ms or wakes != self._activity_wakes:
+                leased = tuple(poll.found)
+                return ActivityPoll(activities=leased, now_ms=poll.now_ms, next_due_ms=poll.due_ms)  # type: ignore[arg-type]  # leased activities
+            until_ms = min(deadline_ms, poll.look_again_ms or deadline_ms)
+            await self._wait(self._activities, seen, until_ms)
+
+    async def _wait(self, wakeup: Wakeup, seen: int, until_ms: int) -> None:
+        """Wait for a notification since `seen`, for the time, or for a commit of another process."""
+        while wakeup.count == seen and self._clock.now_ms() < until_ms:
+            if self._path is None or isinstance(self._clock, TellingClock):
+                await wakeup.wait(until_ms)
+                return
+            slice_ms = self._clock.now_ms() + int(FOREIGN_LOOK_S * 1000)
+            await wakeup.wait(min(until_ms, slice_ms))
+            self._notice_others()
+
+    def _look_at_file(self) -> None:
+        self._seen = self._file_state()
+
+    def _file_state(self) -> object:
+        """Changes whenever anybody commits; asking costs no statement."""
+        if self._path is None:
+            return None
+        try:
+            state = os.stat(f"{self._path}-wal")
+        except OSError:
+            return None
+        return state.st_mtime_ns, state.st_size
+
+    def _notice_others(self) -> bool:
+        """Wake everybody if another process has committed."""
+        state = self._file_state()
+        if state == self._seen:
+            return False
+        self._seen = state
+        self._turns.notify()
+        self._activities.notify()
+        self._changes.tell_all()
+        return True
+
+    # Writing.
+
+    async def commit(
+        self, batch: Sequence[CommitItem], *, eager: EagerDispatch | None = None
+    ) -> Sequence[CommitResult]:
+        if not batch:
+            return ()
+
+        def write() -> tuple[list[CommitResult], bool]:
+            now_ms, store = self._clock.now_ms(), self._store
+            left = eager.limit if eager is not None else 0
+            results: list[CommitResult] = []
+            makes_turns = False
+            for item in batch:
+                offer = replace(eager, limit=left) if eager is not None and left > 0 else None
+                result = store.commit(item, now_ms, offer)
+                left -= len(result.activities)
+                results.append(result)
+                makes_turns = makes_turns or self._makes_turns(item, now_ms)
+            return results, makes_turns
+
+        results, makes_turns = await self._run("commit", write)
+        if makes_turns:
+            self._turns.notify()
+        if any(_makes_activities(i, r) for i, r in zip(batch, results, strict=True)):
+            self._activities.notify()
+        self._changes.tell(
+            item.instance_id
+            for item in batch
+            if isinstance(item, CommitTurn) and changes_what_clients_see(item)
+        )
+        return results
+
+    def _makes_turns(self, item: CommitItem, now_ms: int) -> bool:
+        """There may be something new to poll for, now or earlier than expected."""
+        if isinstance(item, AbandonActivity):
+            return False
+        if not isinstance(item, CommitTurn) or item.messages:
+            return True
+        return item.keep_lease_ms is None and self._store.has_visible(item.instance_id, now_ms)
+
+    async def renew(
+        self,
+        *,
+        turns: Sequence[TurnToken] = (),
+        turn_lease_ms: int = 0,
+        activities: Sequence[ActivityToken] = (),
+        activity_lease_ms: int = 0,
+    ) -> Renewal:
+        def write() -> Renewal:
+            now_ms, store = self._clock.now_ms(), self._store
+            return Renewal(
+                lost_turns=frozenset(
+                    token for token in turns if not store.renew_turn(token, now_ms, turn_lease_ms)
+                ),
+                lost_activities=frozenset(
+                    token
+                    for token in activities
+                    if not store.renew_activity(token, now_ms, activity_lease_ms)
+                ),
+                now_ms=now_ms,
+            )
+
+        return await self._run("renew", write)
+
+    async def renew_sessions(self, *, owner: str, lease_ms: int, idle_ms: int) -> int:
+        def write() -> int:
+            return self._store.renew_sessions(owner, self._clock.now_ms(), lease_ms, idle_ms)
+
+        return await self._run("renew_sessions", write)
+
+    # Reading.
+
+    async def read_status(
+        self, instance_ids: Sequence[InstanceId]
+    ) -> Mapping[InstanceId, InstanceStatus]:
+        def read() -> dict[InstanceId, InstanceStatus]:
+            execute = self._store.connection.execute
+            rows = (execute(SQL["status"], (i,)).fetchone() for i in dict.fromkeys(instance_ids))
+            return {row[0]: status_of(row) for row in rows if row is not None}
+
+        return await self._run("read_status", read)
+
+    async def read_history(
+        self, instance_id: InstanceId, execution_id: ExecutionId | None = None
+    ) -> Sequence[str]:
+        def read() -> Sequence[str]:
+            number = execution_id
+            if number is None:
+                row = self._store.connection.execute(SQL["current"], (instance_id,)).fetchone()
+                number = 0 if row is None else row[2]
+            return self._store.history(instance_id, number, 0)
+
+        return await self._run("read_history", read)
+
+    async def read_key_values(self, instance_id: InstanceId) -> Mapping[str, KeyValue]:
+        def read() -> dict[str, KeyValue]:
+            execute = self._store.connection.execute
+            return key_values_of(execute(SQL["live_key_values"], {"instance_id": instance_id}))
+
+        return await self._run("read_key_values", read)
+
+    async def wait_for_change(self, instance_ids: Sequence[InstanceId], *, wait_ms: int) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + wait_ms / 1000
+        while (left_s := end - loop.time()) > 0:
+            slice_s = left_s if self._path is None else min(left_s, FOREIGN_LOOK_S)
+            if await self._changes.wait(instance_ids, slice_s) or self._notice_others():
+                return
+
+    def wake(self, *, turns: bool = False, activities: bool = False) -> None:
+        if turns:
+            self._turn_wakes += 1
+            self._turns.notify()
+        if activities:
+            self._activity_wakes += 1
+            self._activities.notify()
+
+
+def _makes_activities(item: CommitItem, result: CommitResult) -> bool:
+    match item:
+        case CommitTurn():
+            return len(result.activities) < len(item.activities)
+        case FinishActivity() | AbandonActivity():
+            return True
+        case _:
+            return False
