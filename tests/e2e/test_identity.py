@@ -1,0 +1,110 @@
+"""Steps run as whoever started the workflow, in a session of that role, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from urllib.parse import unquote, urlsplit
+
+import psycopg
+
+from pg_durable.settings import Settings
+from pg_durable.worker import Worker
+from tests.fixtures.postgres import Database
+from tests.fixtures.workflows import Workflows
+
+
+def granted(installed: Database, workflows: Workflows, name: str) -> Workflows:
+    """A role that may use df, and a session of it."""
+    dsn = installed.create_role(name)
+    workflows.one("select df.grant_usage(%s)", installed.role(name))
+    return Workflows.connect(dsn)
+
+
+def passwords(installed: Database) -> Mapping[str, str]:
+    return {
+        installed.role(name): unquote(urlsplit(dsn).password or "")
+        for name, dsn in installed.roles.items()
+    }
+
+
+async def run_with_worker(installed: Database, session: Workflows, instance: str) -> str:
+    known = passwords(installed)
+
+    def credentials(role: str, database: str) -> Mapping[str, str]:
+        return {"password": known[role]}
+
+    settings = Settings.load({"shutdown_grace": 1.0}, {})
+    async with Worker(installed.dsn, settings, credentials=credentials):
+        return await asyncio.to_thread(session.wait, instance)
+
+
+async def test_a_step_runs_in_a_session_of_its_submitter(
+    installed: Database, workflows: Workflows
+) -> None:
+    ann = granted(installed, workflows, "Ann's")
+    instance = ann.start(
+        "'set role none; select session_user as s, current_user as c,"
+        " has_table_privilege(''df._snapshots'', ''select'') as nosy'"
+    )
+    assert await run_with_worker(installed, ann, instance) == "completed"
+    role = installed.role("Ann's")
+    assert ann.one("select df.result(%s)::jsonb", instance)["rows"] == [
+        {"s": role, "c": role, "nosy": False}
+    ]
+    ann.connection.close()
+
+
+async def test_a_step_has_the_rights_of_its_submitter_only(
+    installed: Database, workflows: Workflows
+) -> None:
+    workflows.run("create table secrets (x int)")
+    bob = granted(installed, workflows, "bob")
+    instance = bob.start("'select * from secrets'")
+    assert await run_with_worker(installed, bob, instance) == "failed"
+    assert "permission denied for table secrets" in str(bob.error(instance))
+    bob.connection.close()
+
+
+async def test_without_a_way_to_log_in_the_error_names_role_and_remedy(
+    installed: Database, workflows: Workflows
+) -> None:
+    eve = granted(installed, workflows, "eve")
+    instance = eve.start("'select 1'")
+    settings = Settings.load({"shutdown_grace": 1.0}, {})
+    async with Worker(installed.dsn, settings, credentials=lambda role, database: {}):
+        assert await asyncio.to_thread(eve.wait, instance) == "failed"
+    role = installed.role("eve")
+    assert f"as '{role}'. Error: " in str(eve.error(instance))
+    details = eve.one("select error_details from df.instances where id = %s", instance)
+    assert "credentials callback" in details["hint"]
+    eve.connection.close()
+
+
+async def test_two_workers_share_the_work_of_one_database(
+    installed: Database, workflows: Workflows
+) -> None:
+    workflows.run("create table done (i int)")
+    settings = Settings.load({"shutdown_grace": 1.0, "sql_concurrency": 2}, {})
+    async with Worker(installed.dsn, settings), Worker(installed.dsn, settings):
+        started = [workflows.start(f"'insert into done values ({i})'") for i in range(40)]
+        for instance in started:
+            assert await asyncio.to_thread(workflows.wait, instance) == "completed"
+        assert len(workflows.all("select 1 from df._workers")) == 2
+    assert workflows.one("select count(*) from done") == 40
+    assert workflows.all("select 1 from df._workers") == []
+
+
+async def test_a_worker_can_wait_for_the_schema(database: Database) -> None:
+    from pg_durable import install
+
+    settings = Settings.load({"shutdown_grace": 1.0}, {})
+    worker = Worker(database.dsn, settings, wait_for_schema=True)
+    starting = asyncio.create_task(worker.start())
+    await asyncio.sleep(0)
+    assert not starting.done()
+    await asyncio.to_thread(install.install, database.dsn)
+    await asyncio.wait_for(starting, 10)
+    with psycopg.connect(database.dsn) as connection:
+        assert connection.execute("select count(*) from df._workers").fetchone() == (1,)
+    await worker.stop()
