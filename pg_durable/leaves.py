@@ -31,7 +31,7 @@ Visit: TypeAlias = Generator[NodeId | Awaitable[Any], Any, Result]
 def sql(walk: Walk, node: Node, kind: Sql) -> Visit:
     request = {
         "node_id": node.id,
-        "query": substitute_sql(kind.query, walk.bindings()),
+        "query": substitute_sql(kind.query, walk.bindings(node)),
         "submitted_by": node.submitted_by,
         "database": node.database,
         "stamp": walk.scope.stamp,
@@ -40,17 +40,17 @@ def sql(walk: Walk, node: Node, kind: Sql) -> Visit:
     return Result(text, node.id)  # the step stored it together with its effect
 
 
-def sleep(walk: Walk, seconds: str) -> Visit:
-    number = whole_seconds(substitute_raw(seconds, walk.bindings()), "sleep duration")
+def sleep(walk: Walk, node: Node, seconds: str) -> Visit:
+    number = whole_seconds(substitute_raw(seconds, walk.bindings(node)), "sleep duration")
     yield walk.ctx.sleep(timedelta(seconds=number))
     return Result(f'{{"slept": true, "seconds": {number}}}')
 
 
-def wait_schedule(walk: Walk, kind: WaitSchedule) -> Visit:
+def wait_schedule(walk: Walk, node: Node, kind: WaitSchedule) -> Visit:
     """The next match after the recorded clock, computed now and not when the workflow started."""
     limits = walk.told.limits
     due = next_time(
-        substitute_raw(kind.expression, walk.bindings()),
+        substitute_raw(kind.expression, walk.bindings(node)),
         walk.ctx.now(),
         timezone=kind.timezone or limits.workflow_timezone,
         dialect=kind.dialect or limits.cron_dialect,
@@ -59,9 +59,9 @@ def wait_schedule(walk: Walk, kind: WaitSchedule) -> Visit:
     return Result('{"scheduled": true}')
 
 
-def break_loop(walk: Walk, value: str | None) -> NoReturn:
+def break_loop(walk: Walk, node: Node, value: str | None) -> NoReturn:
     """Ends the nearest loop; nothing of the visit is left to do."""
-    raise BreakLoop("null" if value is None else substitute_json(value, walk.bindings()))
+    raise BreakLoop("null" if value is None else substitute_json(value, walk.bindings(node)))
 
 
 def signal(walk: Walk, node: Node, kind: Signal) -> Visit:
@@ -69,10 +69,10 @@ def signal(walk: Walk, node: Node, kind: Signal) -> Visit:
 
     If it is not, a waiter row stands for this wait until the signal comes or the time is over.
     """
-    name = substitute_raw(kind.signal_name, walk.bindings())
+    name = substitute_raw(kind.signal_name, walk.bindings(node))
     seconds = None
     if kind.timeout_seconds is not None:
-        text = substitute_raw(kind.timeout_seconds, walk.bindings())
+        text = substitute_raw(kind.timeout_seconds, walk.bindings(node))
         seconds = whole_seconds(text, "signal timeout")
     key = f"{walk.scope.stamp}::{node.id}::{walk.told.iteration}"
     request = {
@@ -128,7 +128,7 @@ def http(walk: Walk, node: Node, config: Mapping[str, Any]) -> Visit:
     request = {
         "node_id": node.id,
         "submitted_by": node.submitted_by,
-        "config": fill_request(config, walk.bindings()),
+        "config": fill_request(config, walk.bindings(node)),
         "idempotency_key": f"{walk.scope.stamp}:{node.id}",
     }
     policy = HttpRetry.parse(config.get("retry"))

@@ -149,11 +149,11 @@ class Walk:
             case Loop() as loop:
                 return self._loop(loop)
             case Break(value=value):
-                return leaves.break_loop(self, value)
+                return leaves.break_loop(self, node, value)
             case Sleep(seconds=seconds):
-                return leaves.sleep(self, seconds)
+                return leaves.sleep(self, node, seconds)
             case WaitSchedule() as schedule:
-                return leaves.wait_schedule(self, schedule)
+                return leaves.wait_schedule(self, node, schedule)
             case Signal() as wait:
                 return leaves.signal(self, node, wait)
             case Http(config=config) | HttpMultipart(config=config):
@@ -279,8 +279,17 @@ class Walk:
 
     # What leaves need.
 
-    def bindings(self) -> Bindings:
-        return self.told.bindings(self.results)
+    def bindings(self, node: Node) -> Bindings:
+        """What placeholders in this node's texts refer to."""
+        return self.told.bindings(
+            self.results,
+            sys_node_id=node.id,
+            sys_submitted_by=node.submitted_by,
+            sys_database=node.database or "",
+            sys_iteration=str(self.told.iteration),
+            sys_execution=self.scope.stamp,
+            sys_now=self.ctx.now().isoformat(),
+        )
 
     def mailbox(self, key: str) -> DurableFuture[str]:
         """The next message of a queue of this execution, as its exact text."""
