@@ -69,7 +69,7 @@ class ActivityDef(Generic[P, R]):
         """The payload of a call."""
         if self.raw:
             return _the_raw_text(self.name, args, kwargs)
-        return self.signature.encode(self.codec, args, kwargs)
+        return self.signature.encode(self.name, self.codec, args, kwargs)
 
     def encode_result(self, value: object) -> str:
         """The completion's text.
@@ -124,7 +124,7 @@ class OrchestrationDef(Generic[P, R]):
         """The payload that starts it."""
         if self.raw:
             return _the_raw_text(self.name, args, kwargs)
-        return self.signature.encode(self.codec, args, kwargs)
+        return self.signature.encode(self.name, self.codec, args, kwargs)
 
     def encode_output(self, value: object) -> str:
         if self.raw:

@@ -8,7 +8,6 @@ first argument; so callers that know only the name of a function can reach it.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -42,8 +41,10 @@ class Signature:
     result: Any  # annotation of the return value; Any if there is none
     takes_context: bool
 
-    def encode(self, codec: Codec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """The payload of a call with these arguments.
+    def encode(
+        self, name: str, codec: Codec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> str:
+        """The payload of a call of `name` with these arguments.
 
         Raises:
             TypeError: they do not fit the signature.
@@ -52,16 +53,18 @@ class Signature:
         if not kwargs and len(args) == 1 and len(self.names) == 1:
             return codec.encode(args[0])
         if len(args) > len(self.names):
-            raise TypeError(f"takes {len(self.names)} arguments but {len(args)} were given")
+            raise TypeError(
+                f"{name!r} takes {len(self.names)} arguments but {len(args)} were given"
+            )
         values = dict(zip(self.names, args, strict=False))
-        for name, value in kwargs.items():
-            if name not in self.names or name in values:
-                word = "more than one value" if name in values else "an unknown argument"
-                raise TypeError(f"got {word}: {name!r}")
-            values[name] = value
+        for key, value in kwargs.items():
+            if key not in self.names or key in values:
+                word = "more than one value for" if key in values else "an unknown argument"
+                raise TypeError(f"{name!r} got {word} {key!r}")
+            values[key] = value
         missing = [n for n in self.names if n in self.required and n not in values]
         if missing:
-            raise TypeError(f"is missing the argument {missing[0]!r}")
+            raise TypeError(f"{name!r} is missing the argument {missing[0]!r}")
         if len(self.names) <= 1:
             return codec.encode(next(iter(values.values()), None))
         return codec.encode(values)
@@ -182,12 +185,3 @@ def encode_positional(args: tuple[Any, ...]) -> str:
     if not args:
         return "null"
     return JSON.encode(args[0] if len(args) == 1 else list(args))
-
-
-def is_json(text: str) -> bool:
-    """Whether a text is JSON, rather than the raw text of another implementation."""
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True

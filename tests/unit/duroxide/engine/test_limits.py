@@ -1,0 +1,167 @@
+"""A limit is refused to the code that asked, nothing is recorded for it, and a replay refuses it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from duroxide import LimitExceeded, Limits, OrchestrationContext, work
+from duroxide.engine.run import Run
+from duroxide.engine.turn import StartInfo, TurnResult, run_turn
+from duroxide.history import OrchestrationFailed, OrchestrationStarted
+from duroxide.registry import define_orchestration
+from duroxide.testing.replay import assert_replays
+
+LIMITS = Limits(
+    payload_bytes=100,
+    name_bytes=20,
+    history_events=10,
+    history_bytes=5_000,
+    custom_status_bytes=10,
+    tag_bytes=5,
+    kv_value_bytes=10,
+    kv_keys=2,
+    carry_forward_events=1,
+)
+
+
+def turn(body: Callable[[OrchestrationContext], Any], *inbound: work.Inbound) -> TurnResult:
+    async def code(ctx: OrchestrationContext, value: Any = None) -> Any:
+        return body(ctx)
+
+    definition = define_orchestration(code, name="o")
+    info = StartInfo(
+        instance_id="i",
+        execution_id=1,
+        name="o",
+        version="1.0.0",
+        input="null",
+        seed="00",
+        limits=LIMITS,
+        parent_instance="p",
+        parent_id=7,
+        parent_execution_id=2,
+    )
+    result = run_turn(definition, (), inbound, now_ms=0, start=info)
+    assert_replays(result.events, definition)
+    return result
+
+
+def keys(ctx: OrchestrationContext) -> None:
+    for key in ("a", "b", "c"):
+        ctx.set_kv_value(key, "1")
+
+
+def status_updates(ctx: OrchestrationContext) -> None:
+    for _ in range(20):
+        ctx.set_custom_status("x")
+
+
+@pytest.mark.parametrize(
+    ("asks", "what"),
+    [
+        (lambda ctx: ctx.call("a", "x" * 200), "Input of activity 'a'"),
+        (lambda ctx: ctx.call("a" * 30), "Activity name"),
+        (lambda ctx: ctx.call("a", tag="long tag"), "Activity 'a' tag size"),
+        (lambda ctx: ctx.call("a", session="s" * 30), "Session id"),
+        (lambda ctx: ctx.wait_event("e" * 30), "Event name"),
+        (lambda ctx: ctx.queue("q" * 30).get(), "Queue name"),
+        (lambda ctx: ctx.call_child("c", "x" * 200), "Input of sub-orchestration 'c'"),
+        (lambda ctx: ctx.call_child("c", id="i" * 30), "Instance id"),
+        (lambda ctx: ctx.start("c", "x" * 200, id="d"), "Input of orchestration 'c'"),
+        (lambda ctx: ctx.set_custom_status("12345678901"), "Custom status size"),
+        (lambda ctx: ctx.set_kv_value("k", "12345678901"), "KV value for key 'k'"),
+        (lambda ctx: ctx.set_kv_value("k" * 30, "1"), "KV key"),
+        (keys, "KV key count"),
+        (status_updates, "History"),
+        (lambda ctx: "x" * 200, "Output"),
+        (lambda ctx: ctx.continue_as_new("x" * 200), "Input of the next execution"),
+    ],
+)
+def test_each_limit_is_refused_with_its_name_and_the_parent_is_answered(
+    asks: Callable[[OrchestrationContext], Any], what: str
+) -> None:
+    result = turn(asks)
+    last = result.events[-1].kind
+    assert isinstance(last, OrchestrationFailed)
+    assert str(last.details).startswith(f"LimitExceeded: {what}")
+    [answer] = result.messages
+    assert isinstance(answer, work.ChildFailed)
+    assert (answer.parent_instance, answer.parent_execution_id, answer.parent_id) == ("p", 2, 7)
+
+
+def test_code_may_catch_a_refusal_and_go_on() -> None:
+    refused: list[tuple[int, int]] = []
+
+    def careful(ctx: OrchestrationContext) -> str:
+        try:
+            ctx.set_custom_status("12345678901")
+        except LimitExceeded as error:
+            refused.append((error.actual, error.limit))
+        ctx.set_custom_status("short")
+        return ctx.get_custom_status() or ""
+
+    result = turn(careful)
+    assert result.output == '"short"'
+    assert len(result.events) == 3
+    assert set(refused) == {(11, 10)}
+
+
+def test_the_limit_itself_is_allowed_and_counts_bytes() -> None:
+    assert turn(lambda ctx: ctx.set_custom_status("é" * 5)).output == "null"
+    assert "exceeds limit" in str(turn(lambda ctx: ctx.set_custom_status("é" * 6)).output)
+
+
+def test_history_bytes_add_up() -> None:
+    def heavy(ctx: OrchestrationContext) -> None:
+        for _ in range(8):
+            ctx.call("a", "x" * 90)
+
+    small = Limits(history_bytes=1_500)
+
+    async def code(ctx: OrchestrationContext) -> None:
+        heavy(ctx)
+
+    info = StartInfo(
+        instance_id="i", execution_id=1, name="o", version="1.0.0", input="", seed="", limits=small
+    )
+    result = run_turn(define_orchestration(code), (), (), now_ms=0, start=info)
+    assert "History size" in str(result.output)
+
+
+def test_the_limits_in_force_are_pinned_in_the_first_event() -> None:
+    result = turn(lambda ctx: None)
+    started = result.events[0].kind
+    assert isinstance(started, OrchestrationStarted)
+    assert Limits.from_mapping(started.limits) == LIMITS
+
+
+def test_the_defaults_that_the_engine_mark_stands_for_do_not_change() -> None:
+    assert Limits().to_mapping() == {
+        "payload_bytes": 3_145_728,
+        "name_bytes": 65_536,
+        "history_bytes": 52_428_800,
+        "history_events": 50_000,
+        "custom_status_bytes": 262_144,
+        "tag_bytes": 256,
+        "kv_value_bytes": 65_536,
+        "kv_keys": 150,
+        "carry_forward_events": 100_000,
+    }
+
+
+def test_more_unread_messages_than_may_be_carried_are_refused() -> None:
+    async def code(ctx: OrchestrationContext) -> Any:
+        await ctx.wait_event("go")
+        ctx.continue_as_new()
+
+    definition = define_orchestration(code, name="o")
+    info = StartInfo(
+        instance_id="i", execution_id=1, name="o", version="1.0.0", input="", seed="", limits=LIMITS
+    )
+    run = Run.start(definition, info, now_ms=0)
+    messages = [work.QueueMessage(instance="i", name="q", data="1") for _ in range(2)]
+    result = run.apply([*messages, work.ExternalRaised(instance="i", name="go", data="1")], 0)
+    assert "Unread queue messages" in str(result.output)
