@@ -39,3 +39,16 @@ def start(connection: Connection, workflow: str, **arguments: str | None) -> str
     """Start the workflow that the SQL expression `workflow` builds and return the id."""
     named = "".join(f", {name} => %s" for name in arguments)
     return str(value(connection, f"select df.start({workflow}{named})", *arguments.values()))
+
+
+def notices(connection: Connection, query: str, *parameters: object) -> list[str | None]:
+    """Return what the server says beside its answer."""
+    heard: list[str | None] = []
+
+    def hear(diagnostic: psycopg.errors.Diagnostic) -> None:
+        heard.append(diagnostic.message_primary)
+
+    connection.add_notice_handler(hear)
+    connection.execute(query.encode(), parameters or None)
+    connection.remove_notice_handler(hear)
+    return heard

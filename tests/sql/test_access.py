@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.postgres import Database
-from tests.sql.sessions import Connection, message, refusal, rows, start, value
+from tests.sql.sessions import Connection, message, notices, refusal, rows, start, value
 
 
 def test_a_role_sees_only_its_own_workflows(alice: Connection, bob: Connection) -> None:
@@ -155,18 +155,6 @@ def test_usage_of_the_schema_alone_builds_but_starts_nothing(
         assert refusal(stranger, "select df.status('00000000')").sqlstate == "42501"
     finally:
         owner.execute(f"revoke usage on schema df from {role}".encode())
-
-
-def notices(connection: Connection, query: str, *parameters: object) -> list[str | None]:
-    heard: list[str | None] = []
-
-    def hear(diagnostic: psycopg.errors.Diagnostic) -> None:
-        heard.append(diagnostic.message_primary)
-
-    connection.add_notice_handler(hear)
-    connection.execute(query.encode(), parameters)
-    connection.remove_notice_handler(hear)
-    return heard
 
 
 @pytest.mark.parametrize("name", ["Mixed Case", 'quo"ted', "über", "simple"])

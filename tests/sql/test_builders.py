@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fixtures.postgres import Database
 from tests.sql.sessions import Connection, message, refusal, value
 
 EXACT = {
@@ -58,12 +59,41 @@ EXACT = {
     "df.wait_for_signal('go', timeout_seconds => 5)": (
         '{"node_type":"SIGNAL","query":"{\\"signal_name\\":\\"go\\",\\"timeout_seconds\\":5}"}'
     ),
+    "df.http('https://x.test/{id}')": (
+        '{"node_type":"HTTP","query":"{\\"url\\":\\"https://x.test/{id}\\",\\"method\\":\\"POST\\",'
+        '\\"body\\":null,\\"headers\\":null,\\"timeout_seconds\\":30}"}'
+    ),
+    "df.http('HTTP://x', 'get', 'b', '{\"Bb\": \"x  y\", \"A\": \"1\"}', timeout_seconds => 5)": (
+        '{"node_type":"HTTP","query":"{\\"url\\":\\"HTTP://x\\",\\"method\\":\\"GET\\",\\"body\\":\\"b\\",'
+        '\\"headers\\":{\\"A\\":\\"1\\",\\"Bb\\":\\"x  y\\"},\\"timeout_seconds\\":5}"}'
+    ),
+    "df.http('{base}/path', 'PATCH')": (
+        '{"node_type":"HTTP","query":"{\\"url\\":\\"{base}/path\\",\\"method\\":\\"PATCH\\",'
+        '\\"body\\":null,\\"headers\\":null,\\"timeout_seconds\\":30}"}'
+    ),
+    'df.http_multipart(\'http://x\', parts => \'[{"name": "a", "data_b64": "eA=="}]\')': (
+        '{"node_type":"HTTP_MULTIPART","query":"{\\"url\\":\\"http://x\\",\\"method\\":\\"POST\\",'
+        '\\"parts\\":[{\\"name\\":\\"a\\",\\"data_b64\\":\\"eA==\\"}],\\"headers\\":null,'
+        '\\"timeout_seconds\\":30}"}'
+    ),
+    "df.wait_for_schedule('*/5 0-7,9 * JAN-mar sun,7')": (
+        '{"node_type":"WAIT_SCHEDULE","query":"{\\"cron_expr\\":\\"*/5 0-7,9 * JAN-mar sun,7\\"}"}'
+    ),
+    "df.join('A', 'B', 'C', 'D')": (
+        '{"node_type":"JOIN","left_node":{"node_type":"SQL","query":"A"},'
+        '"right_node":{"node_type":"SQL","query":"B"},'
+        '"extra_nodes":[{"node_type":"SQL","query":"C"},{"node_type":"SQL","query":"D"}]}'
+    ),
+    "df.race('A', 'B', 'C')": (
+        '{"node_type":"RACE","left_node":{"node_type":"RACE","left_node":{"node_type":"SQL","query":"A"},'
+        '"right_node":{"node_type":"SQL","query":"B"}},"right_node":{"node_type":"SQL","query":"C"}}'
+    ),
 }
 
 
 @pytest.mark.parametrize("expression", EXACT)
-def test_a_builder_gives_exactly_this_text(alice: Connection, expression: str) -> None:
-    assert value(alice, f"select {expression}") == EXACT[expression]
+def test_a_builder_gives_exactly_this_text(owner: Connection, expression: str) -> None:
+    assert value(owner, f"select {expression}") == EXACT[expression]
 
 
 REFUSED = {
@@ -89,12 +119,48 @@ REFUSED = {
     """df.seq('{"node_type":"SQL","query":"a","query":"b"}', 'B')""": (
         "Invalid Durofut JSON: failed to deserialize workflow step: a field occurs twice"
     ),
+    "df.http('ftp://x')": "Blocked: unsupported URL scheme 'ftp'. Only http and https are allowed.",
+    "df.http('$url')": "Blocked: unsupported URL scheme '$url'. Only http and https are allowed.",
+    "df.http('ftp://x', 'HEAD', timeout_seconds => 0)": (
+        "Blocked: unsupported URL scheme 'ftp'. Only http and https are allowed."
+    ),
+    "df.http('http://x', 'HEAD', timeout_seconds => 0)": (
+        "Invalid HTTP method: HEAD. Must be GET, POST, PUT, DELETE, or PATCH"
+    ),
+    "df.http('http://x', timeout_seconds => 0)": "Timeout must be positive",
+    "df.http(NULL)": "argument 0 must not be null",
+    "df.http_multipart('http://x', 'GET')": (
+        "Invalid HTTP method for multipart: GET. Must be POST, PUT, or PATCH"
+    ),
+    "df.http_multipart('http://x')": "parts is required and cannot be NULL",
+    "df.http_multipart('http://x', parts => '{}')": "parts must be a JSON array of part objects",
+    "df.http_multipart('http://x', parts => '[]')": "parts must contain at least one part",
+    "df.wait_for_schedule('x')": (
+        "Invalid cron expression 'x': expected 5 fields (minute hour day-of-month month day-of-week), found 1"
+    ),
+    "df.wait_for_schedule('60 * * * *')": (
+        "Invalid cron expression '60 * * * *': minute: '60' is not between 0 and 59"
+    ),
+    "df.wait_for_schedule('* * * * 8')": (
+        "Invalid cron expression '* * * * 8': day of week: '8' is not between 0 and 7"
+    ),
+    "df.wait_for_schedule('5-1 * * * *')": (
+        "Invalid cron expression '5-1 * * * *': minute: the range 5-1 ends before it begins"
+    ),
+    "df.wait_for_schedule('*/0 * * * *')": (
+        "Invalid cron expression '*/0 * * * *': minute: the step of '*/0' is not between 1 and 59"
+    ),
+    "df.wait_for_schedule('* * L * *')": (
+        "Invalid cron expression '* * L * *': day of month: 'L' is not between 1 and 31"
+    ),
+    "df.join(variadic array['A'])": "df.join needs at least 2 branches, not 1",
+    "df.race(variadic array['A'])": "df.race needs at least 2 branches, not 1",
 }
 
 
 @pytest.mark.parametrize("expression", REFUSED)
-def test_a_builder_refuses_with_these_words(alice: Connection, expression: str) -> None:
-    error = refusal(alice, f"select {expression}")
+def test_a_builder_refuses_with_these_words(owner: Connection, expression: str) -> None:
+    error = refusal(owner, f"select {expression}")
     assert (error.sqlstate, message(error)) == ("XX000", REFUSED[expression])
 
 
@@ -167,9 +233,42 @@ def test_a_helper_does_no_harm_to_real_steps_nor_to_later_statements(alice: Conn
         assert value(alice, "select df.seq('OK', 'B')").startswith('{"node_type":"THEN"')
 
 
-def test_builders_are_found_under_any_search_path(alice: Connection) -> None:
+def test_builders_are_found_under_any_search_path(owner: Connection) -> None:
     for path in ("", "pg_catalog", "df", "public, df", "pg_temp, public, pg_catalog"):
-        with alice.transaction(force_rollback=True):
-            alice.execute("select set_config('search_path', %s, true)", [path])
+        with owner.transaction(force_rollback=True):
+            owner.execute("select set_config('search_path', %s, true)", [path])
             for expression, expected in EXACT.items():
-                assert value(alice, f"select {expression}") == expected
+                assert value(owner, f"select {expression}") == expected
+
+
+CRON = {
+    "classic": ["* * * * *", "0 0 1 1 0", "0 9 * * mon-fri", "*/15 8-18/2 1,15 * 7", "@daily"],
+    "quartz": ["0 9 * * 1-7", "0 9 ? * MON 2030-2035", "5/10 * * january sunday"],
+}
+
+
+@pytest.mark.parametrize("dialect", CRON)
+def test_each_cron_dialect_has_its_own_numbers(owner: Connection, dialect: str) -> None:
+    with owner.transaction(force_rollback=True):
+        owner.execute("insert into df._settings values ('cron_dialect', %s)", [dialect])
+        for expression in CRON[dialect]:
+            assert value(owner, "select df.wait_for_schedule(%s)", expression).startswith("{")
+    with owner.transaction(force_rollback=True):
+        owner.execute("insert into df._settings values ('cron_dialect', 'quartz')")
+        assert "'0' is not between 1 and 7" in message(
+            refusal(owner, "select df.wait_for_schedule('0 9 * * 0')")
+        )
+
+
+def test_http_needs_its_own_grant(
+    owner: Connection, alice: Connection, installed: Database
+) -> None:
+    error = refusal(alice, "select df.http('http://x')")
+    assert (error.sqlstate, message(error)) == ("42501", "permission denied for function http")
+    role = installed.role("alice")
+    owner.execute("select df.grant_usage(%s, include_http => true)", [role])
+    try:
+        assert value(alice, "select df.http('http://x')").startswith('{"node_type":"HTTP"')
+    finally:
+        owner.execute("select df.revoke_usage(%s)", [role])
+        owner.execute("select df.grant_usage(%s)", [role])

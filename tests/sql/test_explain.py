@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.sessions import Connection, refusal, start, value
+from tests.sql.sessions import Connection, notices, refusal, start, value
 
 
 def drawing(connection: Connection, query: str, *parameters: object) -> str:
@@ -293,3 +293,81 @@ def test_the_form_for_older_clients_has_their_columns(alice: Connection) -> None
     ]  # fmt: skip
     (row,) = cursor.fetchall()
     assert (row[0], row[2:5], row[7]) == (1, ("SQL", "SELECT 1", None), "pending")
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("'a' ~> 'b' & 'c'", "a ~> b & c is (a ~> b) & c: the steps before & or | are a part of its first branch"),
+        ("'a' & 'b' |=> 'x' ~> 'z'", "a & b |=> 'x' is (a & b) |=> 'x': it names the whole, not b"),
+        ("'c' ?> 't' !> 'e' ~> 'f'", "c ?> t !> e ~> f is (c ?> t !> e) ~> f: f runs after either branch"),
+        ("@> 'a' ~> 'b'", "the step at root.right can never run: the loop before it has neither a condition nor a df.break()"),
+    ],
+)  # fmt: skip
+def test_a_line_that_groups_otherwise_than_it_looks_is_warned_of(
+    alice: Connection, expression: str, words: str
+) -> None:
+    assert notices(alice, "select df.explain(%s)", expression) == [words]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "'a' ~> ('b' & 'c')", "'a' |=> 'x' ~> 'b' |=> 'y'", "'a ~> b & c' ~> 'x'", "$$a ~> b & c$$ ~> 'x'",
+        "@> ('a' ~> df.break()) ~> 'b'", "df.seq('a' ~> 'b', 'c' & 'd')", "df.loop('a', 'c') ~> 'b'",
+    ],
+)  # fmt: skip
+def test_a_line_that_means_what_it_looks_like_is_not_warned_of(
+    alice: Connection, expression: str
+) -> None:
+    assert notices(alice, "select df.explain(%s)", expression) == []
+
+
+def test_starting_what_can_never_run_is_warned_of(alice: Connection) -> None:
+    assert notices(alice, "select df.start('x' ~> (@> 'a') ~> 'b')") == [
+        "the step at root.right can never run: the loop before it has neither a condition nor a df.break()"
+    ]
+
+
+FLOW = """\
+flowchart TD
+    n1["SQL: SELECT #quot;a#quot; |=#gt; 'q'"]
+    n2["IF"]
+    n3["SQL: C"]
+    n4["SQL: T"]
+    n5["SLEEP 3s"]
+    n6["SQL: E"]
+    n7["JOIN (2)"]
+    n8["SQL: L"]
+    n9["LOOP (while)"]
+    n10["SQL: B"]
+    n11["SQL: W"]
+    n1 --> n2
+    n2 -. condition .-> n3
+    n2 -. then .-> n4
+    n4 --> n5
+    n2 -. else .-> n6
+    n2 --> n7
+    n7 -. branch 1 .-> n8
+    n7 -. branch 2 .-> n9
+    n9 -. body .-> n10
+    n9 -. while .-> n11"""
+
+
+def test_the_same_graph_as_mermaid(alice: Connection) -> None:
+    expression = (
+        "'SELECT \"a\"' |=> 'q' ~> df.if('C', 'T' ~> df.sleep(3), 'E') ~> ('L' & df.loop('B', 'W'))"
+    )
+    assert value(alice, "select df.explain_mermaid(%s)", expression) == FLOW
+    assert value(alice, f"select df.explain_mermaid({expression})") == FLOW
+    i = start(alice, "'A' ~> 'B'")
+    assert value(alice, "select df.explain_mermaid(%s)", i) == (
+        'flowchart TD\n    n1["SQL: A"]:::pending\n    n2["SQL: B"]:::pending\n    n1 --> n2\n'
+        "    classDef pending stroke:#999"
+    )
+    assert (
+        value(alice, "select df.explain_mermaid('select 1')")
+        == 'flowchart TD\n    n1["SQL: select 1"]'
+    )
+    assert value(alice, "select df.explain_mermaid('nothing')") == NOTHING
+    assert value(alice, "select df.explain_mermaid('00000000')") == "Instance '00000000' not found"
