@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from duroxide.activity_context import ActivityContext
+from duroxide.client import AsyncClient, InstanceExists, OrchestrationFailed, Signal
 from duroxide.context import OrchestrationContext, Queue
 from duroxide.decorators import activity, orchestration
 from duroxide.descriptors import ScheduledTask, parse_result
@@ -37,7 +39,26 @@ from duroxide.limits import (
     Limits,
 )
 from duroxide.payload import Codec, JsonCodec
+from duroxide.providers.memory import MemoryProvider
+from duroxide.providers.sqlite import SqliteProvider
 from duroxide.registry import ActivityDef, OrchestrationDef, Registry
+from duroxide.results import (
+    DeleteInstanceResult,
+    Event,
+    ExecutionInfo,
+    InstanceFilter,
+    InstanceInfo,
+    InstanceTree,
+    MetricsSnapshot,
+    OrchestrationResult,
+    OrchestrationStatus,
+    PruneOptions,
+    PruneResult,
+    QueueDepths,
+    SystemMetrics,
+    SystemStats,
+    TagFilter,
+)
 from duroxide.retry import (
     ExponentialBackoff,
     FixedBackoff,
@@ -45,42 +66,71 @@ from duroxide.retry import (
     NoBackoff,
     RetryPolicy,
 )
+from duroxide.runtime.options import RuntimeOptions
+from duroxide.runtime.runtime import AsyncRuntime
+from duroxide.sync import Client, Runtime
 
 __all__ = [
     "MAX_KV_KEYS",
     "MAX_KV_VALUE_BYTES",
     "MAX_TAG_NAME_BYTES",
     "MAX_WORKER_TAGS",
+    "ActivityContext",
     "ActivityDef",
     "ActivityError",
+    "AsyncClient",
+    "AsyncRuntime",
     "Cancelled",
+    "Client",
     "ClientError",
     "Codec",
     "CodecError",
+    "DeleteInstanceResult",
     "DeterminismViolation",
     "DurableFuture",
     "DurableTimeout",
     "DuroxideError",
+    "Event",
+    "ExecutionInfo",
     "ExponentialBackoff",
     "FixedBackoff",
+    "InstanceExists",
+    "InstanceFilter",
+    "InstanceInfo",
     "InstanceNotFound",
+    "InstanceTree",
     "JsonCodec",
     "LimitExceeded",
     "Limits",
     "LinearBackoff",
+    "MemoryProvider",
+    "MetricsSnapshot",
     "NoBackoff",
     "NonDeterminismError",
     "OrchestrationCancelled",
     "OrchestrationContext",
     "OrchestrationDef",
     "OrchestrationError",
+    "OrchestrationFailed",
+    "OrchestrationResult",
+    "OrchestrationStatus",
     "ProviderError",
+    "PruneOptions",
+    "PruneResult",
     "Queue",
+    "QueueDepths",
     "RegistrationError",
     "Registry",
     "RetryPolicy",
+    "Runtime",
+    "RuntimeOptions",
     "ScheduledTask",
+    "Signal",
+    "SqliteProvider",
     "SubOrchestrationError",
+    "SystemMetrics",
+    "SystemStats",
+    "TagFilter",
     "TaskError",
     "WaitTimeout",
     "Winner",

@@ -19,7 +19,7 @@ from duroxide.payload import JSON, Codec
 from duroxide.providers.base import Enqueue, InstanceStatus, Provider
 from duroxide.registry import OrchestrationDef
 from duroxide.routing import message_of
-from duroxide.runtime.watching import StatusReader, wait_until
+from duroxide.runtime.watching import LOOK_AGAIN_MS, StatusReader, wait_until
 from duroxide.state import ExecutionStatus, KeyValue
 
 P = ParamSpec("P")
@@ -238,6 +238,35 @@ class AsyncClient:
     async def key_values(self, instance_id: InstanceId) -> dict[str, KeyValue]:
         """What the instance has stored, the running execution included; empty if there is none."""
         return dict(await self.provider.read_key_values(instance_id))
+
+    async def wait_for_key_value(
+        self, instance_id: InstanceId, key: str, timeout: timedelta | None = DEFAULT_TIMEOUT
+    ) -> str:
+        """Wait until the instance has stored that key; its value.
+
+        Raises:
+            WaitTimeout: it has not in time.
+        """
+        seconds = None if timeout is None else timeout.total_seconds()
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                while True:
+                    feed = loop.create_task(
+                        self.provider.wait_for_change((instance_id,), wait_ms=LOOK_AGAIN_MS)
+                    )
+                    try:
+                        await asyncio.sleep(0)
+                        found = (await self.provider.read_key_values(instance_id)).get(key)
+                        if found is not None:
+                            return found.value
+                        await feed
+                    finally:
+                        feed.cancel()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise WaitTimeout(instance_id, int((seconds or 0) * 1000)) from error
 
     # Inside.
 

@@ -29,6 +29,7 @@ from duroxide.providers.base import (
 from duroxide.registry import ActivityDef, Registry
 from duroxide.routing import message_of
 from duroxide.runtime.backoff import redelivery_delay_ms
+from duroxide.runtime.builtin import builtin_activities
 from duroxide.runtime.calls import call_activity, failure_of_activity, result_text
 from duroxide.runtime.flusher import Flusher
 from duroxide.runtime.leases import Leases
@@ -88,6 +89,7 @@ class ActivityDispatcher:
         self._threads = threads
         self._observer = observer
         self._finish = finish
+        self._builtin = builtin_activities(provider)
         self._tell_ended = ended
         self._slots = Slots(options.activity_slots)
         self._running = asyncio.Semaphore(options.activity_slots)
@@ -179,7 +181,7 @@ class ActivityDispatcher:
             return await self._leave_to_others(leased, "unreadable", str(error))
         if leased.attempt_count > self._options.attempts:
             return await self._poison(leased, execute.name)
-        definition = self._registry.activity(execute.name)
+        definition = self._builtin.get(execute.name) or self._registry.activity(execute.name)
         if definition is None:
             return await self._leave_to_others(leased, execute.name, "it is not registered here")
         context = _context(leased, execute, self._worker_id)

@@ -1,0 +1,55 @@
+"""Counters of what a runtime has done, for tests and for `Runtime.metrics_snapshot`."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from duroxide.results import MetricsSnapshot
+from duroxide.runtime.telemetry import ActivityRecord, Observer, TurnRecord
+from duroxide.state import ExecutionStatus
+
+_ENDS = {
+    ExecutionStatus.COMPLETED: "orch_completions",
+    ExecutionStatus.FAILED: "orch_failures",
+    ExecutionStatus.CONTINUED_AS_NEW: "orch_continue_as_new",
+}
+_OUTCOMES = {
+    "success": "activity_success",
+    "finished": "activity_success",
+    "failure": "activity_app_errors",
+    "unregistered": "activity_config_errors",
+    "poisoned": "activity_poison",
+}
+
+
+class CountingObserver(Observer):
+    """Counts each thing once, when it is durable."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def snapshot(self) -> MetricsSnapshot:
+        return MetricsSnapshot(**self._counts)
+
+    def turn_committed(self, record: TurnRecord) -> None:
+        self._counts["orch_dispatcher_items_fetched"] += 1
+        self._counts["orch_starts"] += record.is_first
+        if record.status in _ENDS:
+            self._counts[_ENDS[record.status]] += 1
+        if record.status is ExecutionStatus.FAILED:
+            self._counts["orch_application_errors"] += 1
+
+    def activity_started(
+        self, instance_id: str, activity_id: int, activity_name: str, attempt: int
+    ) -> None:
+        self._counts["worker_dispatcher_items_fetched"] += 1
+
+    def activity_ended(self, record: ActivityRecord) -> None:
+        if record.outcome in _OUTCOMES:
+            self._counts[_OUTCOMES[record.outcome]] += 1
+
+    def instance_poisoned(self, instance_id: str, attempts: int) -> None:
+        self._counts["orch_poison"] += 1
+
+    def store_failed(self, operation: str, error: Exception) -> None:
+        self._counts["provider_errors"] += 1
