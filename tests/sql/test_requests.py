@@ -287,7 +287,7 @@ def test_a_sender_with_an_old_snapshot_cannot_miss_a_new_wait(
 ) -> None:
     i = start(alice, "'SELECT 1'")
     alice.execute("select df.signal(%s, 'before')", [i])
-    with pytest.raises(psycopg.errors.SerializationFailure), alice.transaction():
+    with pytest.raises(psycopg.errors.SerializationFailure), alice.transaction():  # noqa: PT012
         alice.execute("set transaction isolation level repeatable read")
         alice.execute("select df.signal(%s, 'go')", [i])
         assert value(owner, CLAIM, "w", i, "go", 0, i) is None
