@@ -1,12 +1,13 @@
 """What an orchestration sees: everything it may ask for, and nothing that a replay could not repeat."""
 
+# ruff: noqa: A002 - `id` is the public name of an argument
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, MutableMapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from typing import Any, Generic, Literal, NoReturn, TypeVar, cast, overload
 from uuid import UUID
 
 from duroxide.descriptors import ScheduledTask
@@ -171,6 +172,56 @@ class OrchestrationContext(SdkMethods):
 
     # Activities.
 
+    @overload
+    def call(
+        self,
+        activity: ActivityDef[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        tag: str | None = None,
+        session: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,
+        raw_input: str | None = None,
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self,
+        activity: ActivityDef[..., T],
+        *args: Any,
+        tag: str | None = None,
+        session: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,
+        raw_input: str | None = None,
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self,
+        activity: str,
+        *args: Any,
+        result: type[T],
+        tag: str | None = None,
+        session: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,
+        raw_input: str | None = None,
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self,
+        activity: ActivityDef[..., Any] | str,
+        *args: Any,
+        result: Any = Any,
+        tag: str | None = None,
+        session: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,
+        raw_input: str | None = None,
+    ) -> DurableFuture[Any]: ...
+
     def call(
         self,
         activity: ActivityDef[..., Any] | str,
@@ -282,6 +333,16 @@ class OrchestrationContext(SdkMethods):
 
     # Events and queues.
 
+    @overload
+    def wait_event(
+        self, name: str, data_type: type[T], *, buffered: bool = False
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def wait_event(
+        self, name: str, data_type: Any = Any, *, buffered: bool = False
+    ) -> DurableFuture[Any]: ...
+
     def wait_event(
         self, name: str, data_type: Any = Any, *, buffered: bool = False
     ) -> DurableFuture[Any]:
@@ -294,17 +355,53 @@ class OrchestrationContext(SdkMethods):
             name, lambda text: JSON.decode(text, data_type), buffered=buffered
         )
 
+    @overload
+    def queue(self, name: str, data_type: type[T]) -> Queue[T]: ...
+
+    @overload
+    def queue(self, name: str, data_type: Any = Any) -> Queue[Any]: ...
+
     def queue(self, name: str, data_type: Any = Any) -> Queue[Any]:
         """The mailbox of that name: `await q.get()`, or `async for message in q`."""
         return Queue(self.journal, name, lambda text: JSON.decode(text, data_type))
 
     # Other orchestrations.
 
+    @overload
+    def call_child(
+        self,
+        orchestration: OrchestrationDef[..., Coroutine[Any, Any, T]]
+        | OrchestrationDef[..., Generator[Any, Any, T]],
+        *args: Any,
+        id: str | None = None,
+        version: str | None = None,
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call_child(
+        self,
+        orchestration: str,
+        *args: Any,
+        id: str | None = None,
+        version: str | None = None,
+        result: type[T],
+    ) -> DurableFuture[T]: ...
+
+    @overload
     def call_child(
         self,
         orchestration: OrchestrationDef[..., Any] | str,
         *args: Any,
-        id: str | None = None,  # noqa: A002 - the public name of the argument
+        id: str | None = None,
+        version: str | None = None,
+        result: Any = Any,
+    ) -> DurableFuture[Any]: ...
+
+    def call_child(
+        self,
+        orchestration: OrchestrationDef[..., Any] | str,
+        *args: Any,
+        id: str | None = None,
         version: str | None = None,
         result: Any = Any,
     ) -> DurableFuture[Any]:
@@ -333,7 +430,7 @@ class OrchestrationContext(SdkMethods):
         self,
         orchestration: OrchestrationDef[..., Any] | str,
         *args: Any,
-        id: str,  # noqa: A002 - the public name of the argument
+        id: str,
         version: str | None = None,
     ) -> None:
         """Start an orchestration and have nothing more to do with it.
@@ -356,9 +453,19 @@ class OrchestrationContext(SdkMethods):
             return self.journal.executor.spawn(awaitable)
         return self.journal.executor.spawn(_await(awaitable))
 
+    @overload
+    def gather(
+        self, *awaitables: Awaitable[T], return_exceptions: Literal[False] = False
+    ) -> DurableFuture[list[T]]: ...
+
+    @overload
+    def gather(
+        self, *awaitables: Awaitable[T], return_exceptions: bool
+    ) -> DurableFuture[list[T | BaseException]]: ...
+
     def gather(
         self, *awaitables: Awaitable[Any], return_exceptions: bool = False
-    ) -> DurableFuture[list[Any]]:
+    ) -> DurableFuture[Any]:
         """All results, in argument order.
 
         The first failure cancels the rest in argument order and is raised; with `return_exceptions`

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from duroxide import ActivityError, OrchestrationContext, Registry, activity, orchestration
@@ -44,7 +45,7 @@ async def trip(ctx: OrchestrationContext, city: str) -> list[str]:
         for step in STEPS:
             booking = await ctx.call(step, city)
             done.append(booking)
-            undo.append(lambda booking=booking: ctx.call(cancel_booking, booking))
+            undo.append(partial(ctx.call, cancel_booking, booking))
     except ActivityError as error:
         done.append(f"failed: {error}")
         for compensate in reversed(undo):
