@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pg_durable.embedded.temporary import MEMORY
-from tests.unit.embedded.processes import Owner
+from tests.unit.embedded.processes import Owner, until
 
 
 @pytest.fixture
@@ -19,7 +19,13 @@ def open_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="test-embedded-", dir=base))
     folder.chmod(0o755)
     yield folder
-    shutil.rmtree(folder)
+    until(lambda: remove(folder))
+
+
+def remove(folder: Path) -> bool:
+    """Remove a folder; False if children of a server that a test killed still write there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 @pytest.fixture

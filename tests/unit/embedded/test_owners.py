@@ -229,6 +229,17 @@ def test_the_next_temporary_server_removes_what_a_massacre_left(start_owner: Sta
         assert not server.socket_dir.exists()
 
 
+def test_sockets_go_when_their_data_has_gone(open_folder: Path) -> None:
+    with embedded_server(open_folder / "data", throwaway=True) as server:
+        os.kill(parent_of(server.pid), signal.SIGKILL)
+        until(lambda: not answers(server.dsn))
+        remove_abandoned()
+        assert server.socket_dir.exists()  # the next start on the folder will see to it
+        (open_folder / "data").rename(open_folder / "moved")
+        remove_abandoned()
+        assert not server.socket_dir.exists()
+
+
 def test_a_temporary_server_in_use_is_not_taken_for_abandoned() -> None:
     with embedded_server(throwaway=True) as server:
         remove_abandoned()
