@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -284,7 +285,7 @@ _small = st.integers(0, 7)
 
 
 class _Grower:
-    def __init__(self, draw: st.DrawFn, children: bool) -> None:
+    def __init__(self, draw: Callable[[st.SearchStrategy[int]], int], children: bool) -> None:
         self._draw = draw
         self._children = children
 
@@ -332,10 +333,22 @@ class _Grower:
         return leaves[kind]
 
 
-@st.composite
-def programs(draw: st.DrawFn) -> Program:
+def grow(draw: Callable[[st.SearchStrategy[int]], int]) -> Program:
     """A root of some statements, with two children that have no children of their own."""
     root = relabel(_Grower(draw, children=True).body(6, 3), "r")
     grower = _Grower(draw, children=False)
     children = tuple(relabel(grower.body(3, 1), f"c{i}") for i in range(2))
     return Program(root, children, draw(_small) % 3)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    """Programs that Hypothesis can shrink."""
+    return grow(draw)
+
+
+def sample(seed: int) -> Program:
+    """The same program for a seed, for ever and in every process."""
+    rng = random.Random(seed)
+    highest = {_kind: len(_KINDS) - 1, _leaf_kind: _LEAVES - 1, _small: 7}
+    return grow(lambda strategy: rng.randint(0, highest[strategy]))
