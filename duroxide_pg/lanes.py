@@ -7,6 +7,7 @@ other, and the store, which remembers the last number of each lane, applies it o
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +16,16 @@ import psycopg
 
 from duroxide.errors import ProviderError
 from duroxide.providers.base import CommitCode, CommitItem, CommitResult, EagerDispatch
-from duroxide_pg.batches import BUSY, Answer, Batch, split
+from duroxide_pg.batches import BUSY, MAX_ITEMS, Answer, Batch, split
 from duroxide_pg.connections import HotConnection, Pauses, explain
 from duroxide_pg.queries import Statement
 from duroxide_pg.sqlstate import Verdict, verdict
 from duroxide_pg.tokens import process_name
 
 TRIES = 5
+BUSY_FROM = 3
+"""Items that come together in a busy process, and not by one orchestration's steps alone."""
+LONGEST_REST_S = 0.005
 REMEMBERED_FAILURES = 64
 
 
@@ -35,13 +39,21 @@ class Sent:
 
 @dataclass(slots=True)
 class Attempt:
-    """A caller's items: what was sent of them, and the answers so far, item by item."""
+    """The items of some callers: what was sent of them, and the answers so far, item by item."""
 
-    items: Sequence[CommitItem]
     waiting: list[Batch]
     sent: Sent | None = None
     results: dict[int, CommitResult] = field(default_factory=dict)
     busy: list[CommitItem] = field(default_factory=list)
+    items: list[CommitItem] = field(default_factory=list)  # kept alive: results go by their ids
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    items: Sequence[CommitItem]
+    eager: EagerDispatch | None
+    failed: Attempt | None  # to go on with
+    attempt: asyncio.Future[Attempt]
 
 
 class CommitLane:
@@ -70,33 +82,75 @@ class CommitLane:
         self._waits = waits
         self._now_ms = now_ms
         self._applied = applied
-        self._lock = asyncio.Lock()
+        self._calls: deque[_Call] = deque()
+        self._writing: asyncio.Task[None] | None = None
         self._last_number = 0
+        self._rested_until = 0.0
         self._failed: dict[tuple[int, ...], Attempt] = {}
         self._unsettled: Attempt | None = None  # the one whose last batch has no answer
 
     async def commit(
         self, items: Sequence[CommitItem], eager: EagerDispatch | None
     ) -> tuple[dict[int, CommitResult], list[CommitItem]]:
-        """Write the items; returns the results by `id(item)`, and the turns that the hook refused.
+        """Write the items, together with what other callers bring while the last batch is on its way.
+
+        Returns:
+            The results by `id(item)`, and the turns that the hook refused.
 
         Raises:
             ProviderError: retryable. The same items, sent again, go on where this call stopped.
         """
-        async with self._lock:
-            key = tuple(map(id, items))
-            attempt = self._failed.pop(key, None) or Attempt(items, list(split(items, eager)))
+        failed = self._failed.pop(tuple(map(id, items)), None)
+        call = _Call(items, eager, failed, asyncio.get_running_loop().create_future())
+        self._calls.append(call)
+        if self._writing is None or self._writing.done():
+            # A task of its own: no caller waits for those who come after it, or stops them.
+            self._writing = asyncio.create_task(self._write_all(), name="duroxide_pg.write")
+        attempt = await call.attempt
+        own = {id(item) for item in items}
+        return attempt.results, [turn for turn in attempt.busy if id(turn) in own]
+
+    async def _write_all(self) -> None:
+        while self._calls:
+            await self._rest()
+            calls = self._next_calls()
+            attempt = calls[0].failed or _new_attempt(calls)
             try:
                 await self._settle()
                 while attempt.waiting:
                     await self._write_next(attempt)
-            except ProviderError:
-                self._remember(key, attempt)
-                raise
-            return attempt.results, attempt.busy
+            except BaseException as error:
+                for call in calls:
+                    self._remember(call, attempt)
+                    call.attempt.set_exception(error)
+                    call.attempt.exception()  # seen, even if the caller has gone
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                for call in calls:
+                    call.attempt.set_result(attempt)
 
-    def _remember(self, key: tuple[int, ...], attempt: Attempt) -> None:
-        self._failed[key] = attempt  # holds the items, so that no other object gets their ids
+    def _next_calls(self) -> list[_Call]:
+        """Calls that can share batches: a failed one goes alone, and one may ask for activities."""
+        calls = [self._calls.popleft()]
+        count = len(calls[0].items)
+        while self._calls and calls[0].failed is None and self._calls[0].failed is None:
+            following = self._calls[0]
+            count += len(following.items)
+            if count > MAX_ITEMS or (following.eager is not None and _eager_of(calls) is not None):
+                break
+            calls.append(self._calls.popleft())
+        return calls
+
+    async def _rest(self) -> None:
+        """Let more come together after a commit of a busy process; one that is idle never rests."""
+        if sum(len(call.items) for call in self._calls) >= BUSY_FROM:
+            now = asyncio.get_running_loop().time()
+            await asyncio.sleep(self._rested_until - now)
+
+    def _remember(self, call: _Call, attempt: Attempt) -> None:
+        # The attempt holds the items, so that no other object gets their ids.
+        self._failed[tuple(map(id, call.items))] = attempt
         while len(self._failed) > REMEMBERED_FAILURES:
             del self._failed[next(iter(self._failed))]
 
@@ -110,11 +164,14 @@ class CommitLane:
             self._last_number += 1
             attempt.sent = Sent(attempt.waiting[0], self._last_number)
         sent = attempt.sent
+        began = asyncio.get_running_loop().time()
         try:
             answer = await self._send(attempt, sent)
         except _Refused as refused:
             self._narrow(attempt, sent.batch, str(refused))
             return
+        now = asyncio.get_running_loop().time()
+        self._rested_until = now + min(now - began, LONGEST_REST_S)
         attempt.sent, self._unsettled = None, None
         attempt.waiting.pop(0)
         self._applied(sent.batch, answer)
@@ -188,6 +245,15 @@ class CommitLane:
             "now": self._now_ms(),
             **batch.columns,
         }
+
+
+def _new_attempt(calls: Sequence[_Call]) -> Attempt:
+    items = [item for call in calls for item in call.items]
+    return Attempt(items=items, waiting=list(split(items, _eager_of(calls))))
+
+
+def _eager_of(calls: Sequence[_Call]) -> EagerDispatch | None:
+    return next((call.eager for call in calls if call.eager is not None), None)
 
 
 class _Refused(Exception):

@@ -37,11 +37,13 @@ from duroxide_pg.admin import PostgresAdmin
 from duroxide_pg.arrays import Numbers, Texts
 from duroxide_pg.batches import Answer, Batch, pack_version
 from duroxide_pg.connections import HotConnection
+from duroxide_pg.hints import Hint
 from duroxide_pg.lanes import CommitLane
 from duroxide_pg.queries import statements
 from duroxide_pg.rows import TurnRow, split_events, to_activity, to_status
 from duroxide_pg.tokens import nonces, process_name, split_activity_token, split_turn_token
-from duroxide_pg.wakeups import TURNS, Hint, Waiting, Wakeups
+from duroxide_pg.waiting import Waiting
+from duroxide_pg.wakeups import TURNS, Wakeups
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
 _SESSION = {
@@ -206,10 +208,11 @@ class PostgresProvider(PostgresAdmin):
         parameters = self._poll_parameters(worker, want, lease_ms, known, held, versions)
         while True:
             parameters["nonce"], parameters["now"] = self._nonce(), self._now_ms()
-            waiting.look()
+            await waiting.look()
             head, *rows = await self._turn_polls.call(
                 "poll_turns", self._sql["poll_turns"], parameters
             )
+            waiting.answered()
             turns = await self._to_turns([TurnRow(*row[:18]) for row in rows], known)
             now_ms, next_due_ms, blocked = head[18:]
             self._is_blocked_by_us = blocked > 0
@@ -298,10 +301,11 @@ class PostgresProvider(PostgresAdmin):
         }
         while True:
             parameters["nonce"], parameters["now"] = self._nonce(), self._now_ms()
-            waiting.look()
+            await waiting.look()
             head, *rows = await self._work.call(
                 "poll_activities", self._sql["poll_activities"], parameters
             )
+            waiting.answered()
             now_ms, next_due_ms = head[10:]
             if rows or not await waiting.go_on(now_ms, next_due_ms, is_blocked=False):
                 activities = tuple(to_activity(row[:10]) for row in rows)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,65 +16,27 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from duroxide.clock import Clock
 from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide_pg.arrays import Texts
 from duroxide_pg.connections import Connect, HotConnection, Pauses
+from duroxide_pg.hints import Hint, wait_for
 from duroxide_pg.queries import Statement
 
 logger = logging.getLogger("duroxide_pg")
 
 SAFETY_S = 5.0
 """How often an idle process looks without any hint, while it is told of changes."""
-SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 1.0
-"""How often it looks while it is not."""
+SHORT_S = 0.05
+"""How long a client waits for a change of which nobody tells."""
 PATIENCE_S = 0.025
 """How long a poll waits for this process before it tells others that it waits."""
-INTERVAL_S = 0.25
+INTERVAL_S = 0.1
 """How often, at most, this process says which instances it waits for."""
+WAKE_INTERVAL_S = 0.005
+"""How often, at most, it tells others of changes; a first one goes at once."""
 REGISTERED_MS = 3 * int(SAFETY_S * 1000)
-MANUAL_POLL_S = 0.01
 TURNS = "turns"
-
-
-class Hint:
-    """Something may have happened; everyone who looked before that looks again."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.early_returns = 0  # asked for: who waits now looks once more and then returns
-        self._waiting: set[asyncio.Event] = set()
-
-    @property
-    def is_awaited(self) -> bool:
-        return bool(self._waiting)
-
-    def give(self, *, return_early: bool = False) -> None:
-        self.count += 1
-        self.early_returns += return_early
-        for event in self._waiting:
-            event.set()
-
-    async def wait(self, seen: int, seconds: float) -> bool:
-        """Whether there has been a hint since the count was `seen`; waits at most so long for one."""
-        if self.count != seen:
-            return True
-        event = asyncio.Event()
-        self._waiting.add(event)
-        try:
-            return await _wait(event, seconds)
-        finally:
-            self._waiting.discard(event)
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(max(seconds, 0)):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 class Wakeups:
@@ -110,7 +71,9 @@ class Wakeups:
         self._is_listening_allowed = is_listening_allowed
         self._changes: dict[InstanceId, set[asyncio.Event]] = {}
         self._registered: dict[str, float] = {}  # topic -> until when, loop time
-        self._may_tell_at = 0.0
+        self._registered_at = 0.0
+        self._registering: asyncio.Task[None] | None = None
+        self._times_told = 0
         self._to_wake_queues: set[str] = set()
         self._to_wake_instances: set[InstanceId] = set()
         self._waking: asyncio.Task[None] | None = None
@@ -125,8 +88,7 @@ class Wakeups:
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
-        if self._waking is not None:
-            tasks.append(self._waking)
+        tasks += [task for task in (self._waking, self._registering) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -135,9 +97,8 @@ class Wakeups:
     def give_all(self) -> None:
         self.turns.give()
         self.activities.give()
-        for events in self._changes.values():
-            for event in events:
-                event.set()
+        for instance_id in self._changes:
+            self._give_change(instance_id)
 
     # Waiting.
 
@@ -148,9 +109,12 @@ class Wakeups:
         patience = min(seconds, PATIENCE_S) if self.is_listening else seconds
         if await hint.wait(seen, patience) or not self.is_listening or seconds <= patience:
             return
-        if await self._tell_that_we_wait(topics):
+        missing = self._missing(topics)
+        if missing:
+            # A caller that is cancelled only stops waiting: the session goes on.
+            await asyncio.shield(asyncio.create_task(self._register_for(missing)))
             return  # look once more before waiting for long
-        await hint.wait(seen, min(seconds - patience, SAFETY_S))
+        await hint.wait(seen, seconds - patience)
 
     async def wait_for_change(self, instance_ids: Sequence[InstanceId], seconds: float) -> None:
         """Wait until one of the instances may have changed, for a short while if nobody tells."""
@@ -159,13 +123,13 @@ class Wakeups:
             self._changes.setdefault(instance_id, set()).add(event)
         try:
             if not self.is_listening:
-                await _wait(event, min(seconds, SHORTEST_POLL_S))
+                await wait_for(event, min(seconds, SHORT_S))
                 return
-            patience = max(PATIENCE_S, self._may_tell_at - asyncio.get_running_loop().time())
-            if await _wait(event, min(seconds, patience)) or seconds <= patience:
+            if await wait_for(event, min(seconds, PATIENCE_S)) or seconds <= PATIENCE_S:
                 return
-            if not await self._tell_that_we_wait([f"i:{i}" for i in instance_ids]):
-                await _wait(event, min(seconds - patience, SAFETY_S))
+            if self._missing([f"i:{i}" for i in instance_ids]):
+                self._register_soon()  # which ends this wait, to look once more
+            await wait_for(event, min(seconds - PATIENCE_S, SAFETY_S))
         finally:
             for instance_id in instance_ids:
                 events = self._changes[instance_id]
@@ -173,33 +137,48 @@ class Wakeups:
                 if not events:
                     del self._changes[instance_id]
 
-    async def _tell_that_we_wait(self, topics: Sequence[str]) -> bool:
-        """Register for the topics; false if we were registered already."""
+    def _missing(self, topics: Iterable[str]) -> list[str]:
         now = asyncio.get_running_loop().time()
-        missing = [topic for topic in topics if self._registered.get(topic, 0) < now]
-        if not missing:
-            return False
-        self._may_tell_at = now + INTERVAL_S
-        # A caller that is cancelled only stops waiting: the session goes on.
-        await asyncio.shield(asyncio.create_task(self._register_for(missing)))
-        return True
+        return [topic for topic in topics if self._registered.get(topic, 0) < now]
+
+    def _register_soon(self) -> None:
+        if self._registering is None or self._registering.done():
+            self._registering = asyncio.create_task(
+                self._register_for_changes(), name="duroxide_pg.register"
+            )
+
+    async def _register_for_changes(self) -> None:
+        """Register for all instances that are waited for by now, in one call."""
+        now = asyncio.get_running_loop().time()
+        await asyncio.sleep(max(0, self._registered_at + INTERVAL_S - now))
+        missing = self._missing(f"i:{i}" for i in self._changes)
+        self._registered_at = asyncio.get_running_loop().time()
+        if missing:
+            await self._register_for(missing)
+        for topic in missing:
+            self._give_change(topic.removeprefix("i:"))
 
     async def _register_for(self, topics: Sequence[str]) -> None:
         parameters = {"waiter": self._waiter, "topics": Texts(topics), "for_ms": REGISTERED_MS}
+        told = self._times_told
         try:
             await self._connection.call("register", self._register, parameters)
         except ProviderError as error:  # we look by ourselves, only later
             logger.debug("could not register for changes: %s", error)
-        until = asyncio.get_running_loop().time() + 2 * SAFETY_S
-        self._registered.update(dict.fromkeys(topics, until))
+        if self._times_told == told:  # or it may have been used up already
+            until = asyncio.get_running_loop().time() + 2 * SAFETY_S
+            self._registered.update(dict.fromkeys(topics, until))
+
+    def _give_change(self, instance_id: InstanceId) -> None:
+        for event in self._changes.get(instance_id, ()):
+            event.set()
 
     # Telling.
 
     def changed(self, instance_ids: Iterable[InstanceId]) -> None:
         """These instances ended or have a new status, durably."""
         for instance_id in instance_ids:
-            for event in self._changes.get(instance_id, ()):
-                event.set()
+            self._give_change(instance_id)
             # Whoever waits next was not waiting just now, and must look once more before.
             self._registered.pop(f"i:{instance_id}", None)
             self._to_wake_instances.add(instance_id)
@@ -231,6 +210,7 @@ class Wakeups:
                 await self._connection.call("wake", self._wake, parameters)
             except ProviderError as error:  # they look by themselves, only later
                 logger.debug("could not wake other processes: %s", error)
+            await asyncio.sleep(WAKE_INTERVAL_S)
 
     # Being told.
 
@@ -268,6 +248,7 @@ class Wakeups:
                 self._told_alone(topic)
 
     def _told_alone(self, topic: str) -> None:
+        self._times_told += 1
         self._registered.clear()  # the registration was used up
         self.give_all()
         if topic == TURNS and not self.turns.is_awaited:
@@ -295,59 +276,3 @@ class Wakeups:
                 self.turns.give()
             if activities:
                 self.activities.give()
-
-
-class Waiting:
-    """One poll that waits: how long still, and what for.
-
-    Args:
-        clock: judges how long instead of the event loop, for tests; nobody tells when it moves.
-    """
-
-    def __init__(
-        self,
-        wakeups: Wakeups,
-        hint: Hint,
-        topics: Sequence[str],
-        wait_ms: int,
-        clock: Clock | None,
-    ) -> None:
-        self._wakeups = wakeups
-        self._hint = hint
-        self._topics = topics
-        self._clock = clock
-        self._deadline_ms = self._now_ms() + wait_ms
-        self._early_returns = hint.early_returns
-        self._seen = hint.count
-        self._pause_s = SHORTEST_POLL_S
-
-    def look(self) -> None:
-        """The store is asked now: earlier hints are used up."""
-        self._seen = self._hint.count
-
-    async def go_on(self, now_ms: int, next_due_ms: int | None, *, is_blocked: bool) -> bool:
-        """After a look that found nothing: wait, and say whether to look again.
-
-        Args:
-            is_blocked: something is there, but somebody else has it leased.
-        """
-        left_s = (self._deadline_ms - self._now_ms()) / 1000
-        if left_s <= 0 or self._hint.early_returns != self._early_returns:
-            return False
-        if self._clock is not None:
-            await self._hint.wait(self._seen, MANUAL_POLL_S)
-            return True
-        wait_s = left_s
-        if next_due_ms is not None:
-            wait_s = min(wait_s, max(next_due_ms - now_ms, 0) / 1000)
-        if is_blocked or not self._wakeups.is_listening:
-            wait_s = min(wait_s, self._pause_s * random.uniform(0.8, 1.2))
-            self._pause_s = min(LONGEST_POLL_S, 2 * self._pause_s)
-        seen = self._seen
-        await self._wakeups.wait_for_work(self._hint, self._topics, seen, wait_s)
-        return self._hint.count != seen or wait_s < left_s or self._now_ms() < self._deadline_ms
-
-    def _now_ms(self) -> float:
-        if self._clock is not None:
-            return self._clock.now_ms()
-        return asyncio.get_running_loop().time() * 1000

@@ -1,0 +1,56 @@
+"""Hints inside one process: something may have happened."""
+
+from __future__ import annotations
+
+import asyncio
+
+DUTY = 3
+"""A busy process looks at most this fraction of the time, so that each look finds more."""
+LONGEST_LOOK_S = 0.01
+
+
+class Hint:
+    """Something may have happened; everyone who looked before that looks again."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.early_returns = 0  # asked for: who waits now looks once more and then returns
+        self.looked_at = 0.0  # the event loop's clock
+        self.look_took_s = 0.0
+        self._waiting: set[asyncio.Event] = set()
+
+    @property
+    def is_awaited(self) -> bool:
+        return bool(self._waiting)
+
+    def rest_s(self) -> float:
+        """How long to let things gather before the next look; nothing in an idle process."""
+        now = asyncio.get_running_loop().time()
+        return max(0.0, self.looked_at + DUTY * min(self.look_took_s, LONGEST_LOOK_S) - now)
+
+    def give(self, *, return_early: bool = False) -> None:
+        self.count += 1
+        self.early_returns += return_early
+        for event in self._waiting:
+            event.set()
+
+    async def wait(self, seen: int, seconds: float) -> bool:
+        """Whether there has been a hint since the count was `seen`; waits at most so long for one."""
+        if self.count != seen:
+            return True
+        event = asyncio.Event()
+        self._waiting.add(event)
+        try:
+            return await wait_for(event, seconds)
+        finally:
+            self._waiting.discard(event)
+
+
+async def wait_for(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event came in time."""
+    try:
+        async with asyncio.timeout(max(seconds, 0)):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
