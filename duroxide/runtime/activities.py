@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeAlias
@@ -78,6 +79,7 @@ class ActivityDispatcher:
         observer: Observer,
         finish: Finish,
         ended: Ended,
+        draw: random.Random | None = None,
     ) -> None:
         self._provider = provider
         self._registry = registry
@@ -103,6 +105,7 @@ class ActivityDispatcher:
             self._slots,
             pause_s=options.poll_interval_s,
             observer=observer,
+            draw=draw,
         )
 
     # Where activities come from.

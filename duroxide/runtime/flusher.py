@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -52,11 +53,13 @@ class Flusher:
         observer: Observer,
         offer: Callable[[], EagerDispatch | None] = lambda: None,
         max_batch: int = MAX_BATCH,
+        draw: random.Random | None = None,
     ) -> None:
         self._provider = provider
         self._observer = observer
         self._offer = offer
         self._max_batch = max_batch
+        self._draw = draw
         self._waiting: deque[_Entry] = deque()
         self._arrived = asyncio.Event()
         self._writing: Sequence[_Entry] = ()
@@ -98,7 +101,7 @@ class Flusher:
         self._waiting.clear()
 
     async def _write(self, batch: Sequence[_Entry]) -> None:
-        backoff = Backoff()
+        backoff = Backoff(self._draw)
         items = [entry.item for entry in batch]
         started = time.perf_counter()
         while True:

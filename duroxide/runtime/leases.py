@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -114,16 +115,18 @@ class LeaseKeeper:
         turns: Leases[TurnToken],
         activities: Leases[ActivityToken],
         observer: Observer,
+        draw: random.Random | None = None,
     ) -> None:
         self._provider = provider
         self._clock = clock
         self._observer = observer
+        self._draw = draw
         self.turns = turns
         self.activities = activities
 
     async def run(self) -> None:
         """Renew until cancelled; while nothing is held, nothing is asked."""
-        backoff = Backoff()
+        backoff = Backoff(self._draw)
         tick_s = min(self.turns.tick_ms, self.activities.tick_ms) / 1000
         pause_s = tick_s
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -69,6 +70,7 @@ class OrchestrationDispatcher:
         activities: ActivityDispatcher,
         new_seed: Callable[[], str],
         guard: Callable[[], AbstractContextManager[object]] = nullcontext,
+        draw: random.Random | None = None,
     ) -> None:
         self._provider = provider
         self._options = options
@@ -103,6 +105,7 @@ class OrchestrationDispatcher:
             self._slots,
             pause_s=options.poll_interval_s,
             observer=observer,
+            draw=draw,
         )
 
     async def _poll(self, want: int) -> int:

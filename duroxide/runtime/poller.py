@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 
 from duroxide.errors import ProviderError
@@ -34,12 +35,14 @@ class Poller:
         *,
         pause_s: float,
         observer: Observer,
+        draw: random.Random | None = None,
     ) -> None:
         self._operation = operation
         self._ask = ask
         self._slots = slots
         self._pause_s = pause_s
         self._observer = observer
+        self._draw = draw
         self._nudged = asyncio.Event()
         self._is_stopping = False
 
@@ -55,7 +58,7 @@ class Poller:
         return self._is_stopping
 
     async def run(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(self._draw)
         empty_at_once = 0
         loop = asyncio.get_running_loop()
         while not self._must_stop():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import uuid
 from collections.abc import Callable, Coroutine
@@ -50,6 +51,7 @@ class AsyncRuntime:
     Args:
         provider: started by `start`; whoever made it closes it.
         new_seed: for the randomness that orchestration code may use; hexadecimal.
+        draw: decides how long to wait before trying again; seeded in simulations.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class AsyncRuntime:
         options: RuntimeOptions | None = None,
         *,
         new_seed: Callable[[], str] = lambda: secrets.token_hex(16),
+        draw: random.Random | None = None,
     ) -> None:
         self.options = options or RuntimeOptions()
         self.provider = provider
         self.registry = registry
         self.worker_id = self.options.worker_node_id or str(uuid.uuid4())
         self._new_seed = new_seed
+        self._draw = draw
         self._is_running = False
 
     # Life.
@@ -103,9 +107,16 @@ class AsyncRuntime:
         activities = Leases[ActivityToken](
             lease_ms=options.activity_lease_ms, buffer_ms=options.activity_buffer_ms
         )
-        self._flusher = Flusher(self.provider, observer=observer, offer=self._offer)
+        self._flusher = Flusher(
+            self.provider, observer=observer, offer=self._offer, draw=self._draw
+        )
         self._keeper = LeaseKeeper(
-            self.provider, clock, turns=turns, activities=activities, observer=observer
+            self.provider,
+            clock,
+            turns=turns,
+            activities=activities,
+            observer=observer,
+            draw=self._draw,
         )
         self._activities = ActivityDispatcher(
             self.provider,
@@ -119,6 +130,7 @@ class AsyncRuntime:
             observer=observer,
             finish=self._finish,
             ended=self._ended,
+            draw=self._draw,
         )
         self._orchestrations = OrchestrationDispatcher(
             self.provider,
@@ -132,6 +144,7 @@ class AsyncRuntime:
             activities=self._activities,
             new_seed=self._new_seed,
             guard=Guard(),
+            draw=self._draw,
         )
         self._service = [
             self._spawn(self._flusher.run(), "flusher"),
