@@ -35,6 +35,11 @@ Convert = Callable[[Any], Any]
 _NOTHING: Mapping[str, object] = {}
 
 
+# Made once: `json.dumps` would make one for every call.
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_ESCAPED = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
 def dump_json(value: object) -> str:
     """Compact JSON on one line; equal values give equal text.
 
@@ -42,12 +47,12 @@ def dump_json(value: object) -> str:
         CodecError: the value holds NaN, an infinity or something that JSON has no form for.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = _COMPACT.encode(value)
         if not text.isascii():
             try:
                 text.encode()
             except UnicodeEncodeError:  # a lone surrogate has a form only as an escape
-                text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+                text = _ESCAPED.encode(value)
     except (TypeError, ValueError) as error:
         raise CodecError(f"cannot be written as JSON: {error}") from error
     return text
