@@ -1,1 +1,7 @@
 """The duroxide state provider on PostgreSQL."""
+
+from __future__ import annotations
+
+from duroxide_pg.provider import PostgresProvider
+
+__all__ = ["PostgresProvider"]
