@@ -6,14 +6,22 @@ from collections.abc import Mapping
 
 from tests.sql.sessions import Connection, rows
 
+_RELATION_ACL = "acldefault(case c.relkind when 'S' then 's' else 'r' end::\"char\", c.relowner)"
 _SCHEMAS = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema'"
+
+
+def _acl(column: str, default: str) -> str:
+    """Privileges in one spelling: a dump writes the default ones out, in another order."""
+    return f"(select string_agg(a::text, ' ' order by a::text) from unnest(coalesce({column}, {default})) as a)"
+
+
 _QUERIES: Mapping[str, str] = {
     "schema": f"""
-        select n.nspname, n.nspacl::text, obj_description(n.oid) from pg_namespace as n
+        select n.nspname, {_acl("n.nspacl", "acldefault('n', n.nspowner)")}, obj_description(n.oid) from pg_namespace as n
         where {_SCHEMAS} and n.nspname <> 'public'""",
     "relation": f"""
         select n.nspname || '.' || c.relname, c.relkind, c.relpersistence, c.relrowsecurity,
-            c.reloptions::text, c.relacl::text, obj_description(c.oid, 'pg_class')
+            c.reloptions::text, {_acl("c.relacl", _RELATION_ACL)}, obj_description(c.oid, 'pg_class')
         from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
         where {_SCHEMAS} and c.relname !~ '^_alembic_version'""",
     "column": f"""
@@ -35,7 +43,7 @@ _QUERIES: Mapping[str, str] = {
         select c.oid::regclass::text, pg_get_viewdef(c.oid) from pg_class as c
         join pg_namespace as n on n.oid = c.relnamespace where {_SCHEMAS} and c.relkind = 'v'""",
     "function": f"""
-        select p.oid::regprocedure::text, pg_get_functiondef(p.oid), p.proacl::text, obj_description(p.oid)
+        select p.oid::regprocedure::text, pg_get_functiondef(p.oid), {_acl("p.proacl", "acldefault('f', p.proowner)")}, obj_description(p.oid)
         from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace where {_SCHEMAS}""",
     "operator": f"""
         select n.nspname || '.' || o.oid::regoperator::text, o.oprcode::text from pg_operator as o
