@@ -1,0 +1,253 @@
+"""The contract suite itself: each group finds a provider that breaks what the group promises."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from duroxide.providers.base import (
+    ActivityPoll,
+    CommitCode,
+    CommitResult,
+    CommitTurn,
+    EagerDispatch,
+    Message,
+    PruneOptions,
+    TagSelection,
+)
+from duroxide.providers.memory import MemoryProvider
+from duroxide.providers.memory_store import MemoryStore
+from duroxide.testing import provider_suite as kit
+from duroxide.testing.clocks import ManualClock
+from duroxide.testing.provider_suite.driver import StoreDriver
+
+
+class Broken(MemoryProvider):
+    """A reference store whose rules are replaced by those of `store_class`."""
+
+    store_class: type[MemoryStore] = MemoryStore
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        tokens = itertools.count(1)
+        self._store = self.store_class(lambda: f"token-{next(tokens)}")
+
+
+def broken(name: str, **methods: Any) -> type[Broken]:
+    store = type(f"{name}Store", (MemoryStore,), methods)
+    return type(name, (Broken,), {"store_class": store})
+
+
+def writes_in_two_steps(self: MemoryStore, turn: CommitTurn, now_ms: int, eager: Any) -> Any:
+    for message in turn.messages:
+        self._enqueue(message, now_ms)
+    item = dataclasses.replace(turn, messages=())
+    return MemoryStore._commit_turn(self, item, now_ms, eager)
+
+
+def forgets_attempts(self: MemoryStore, item: Any, now_ms: int) -> CommitResult:
+    return MemoryStore._abandon_turn(self, dataclasses.replace(item, count_attempt=False), now_ms)
+
+
+def never_recognises(self: MemoryStore, turn: CommitTurn, now_ms: int, eager: Any) -> CommitResult:
+    result = MemoryStore._commit_turn(self, turn, now_ms, eager)
+    if result.code is CommitCode.REPEATED:
+        return CommitResult(code=CommitCode.HISTORY_CONFLICT)
+    return result
+
+
+def ignores_cancellations(
+    self: MemoryStore, turn: CommitTurn, now_ms: int, eager: Any
+) -> CommitResult:
+    item = dataclasses.replace(turn, cancelled_activities=())
+    return MemoryStore._commit_turn(self, item, now_ms, eager)
+
+
+def creates_on_enqueue(self: MemoryStore, message: Message, now_ms: int) -> None:
+    from duroxide.providers.memory_store import Execution, Instance
+    from duroxide.version import ENGINE_VERSION
+
+    MemoryStore._enqueue(self, message, now_ms)
+    instance = Instance(message.instance_id, "?", "0.0.0", now_ms, now_ms)
+    instance.executions[1] = Execution(1, ENGINE_VERSION, now_ms)
+    self.instances.setdefault(message.instance_id, instance)
+
+
+def loses_custom_status(
+    self: MemoryStore, turn: CommitTurn, now_ms: int, eager: Any
+) -> CommitResult:
+    item = dataclasses.replace(turn, custom_status=None)
+    return MemoryStore._commit_turn(self, item, now_ms, eager)
+
+
+def merges_too_early(self: MemoryStore, instance: Any, turn: CommitTurn, now_ms: int) -> None:
+    MemoryStore._write_state(self, instance, turn, now_ms)
+    instance.key_values = instance.live_key_values()
+
+
+def restarts_terminal(self: MemoryStore, instance: Any, turn: CommitTurn, now_ms: int) -> None:
+    MemoryStore._write_state(self, instance, turn, now_ms)
+    instance.executions.pop(turn.execution_id - 1, None)
+
+
+def never_expires(self: MemoryStore, instance_id: str, now_ms: int) -> bool:
+    return instance_id in self.leases
+
+
+def all_versions(self: MemoryStore, now_ms: int, versions: Any) -> list[str]:
+    return MemoryStore._candidates(self, now_ms, None)
+
+
+def newest_first(self: MemoryStore, now_ms: int, versions: Any) -> list[str]:
+    return MemoryStore._candidates(self, now_ms, versions)[::-1]
+
+
+def everything_visible(self: MemoryStore, instance_id: str, now_ms: int) -> Any:
+    return list(self.messages.get(instance_id, {}).values())
+
+
+def any_tag(self: MemoryStore, now_ms: int, **question: Any) -> Any:
+    from duroxide.providers.base import TagMode
+
+    question["tags"] = TagSelection(TagMode.ANY)
+    return MemoryStore.lease_activities(self, now_ms, **question)
+
+
+def any_session(self: MemoryStore, now_ms: int, **question: Any) -> Any:
+    self.sessions.clear()
+    return MemoryStore.lease_activities(self, now_ms, **question)
+
+
+def two_holders(self: MemoryStore, instance_id: str, now_ms: int) -> bool:
+    return False
+
+
+def releases_kept(self: MemoryStore, turn: CommitTurn, now_ms: int, eager: Any) -> CommitResult:
+    item = dataclasses.replace(turn, keep_lease_ms=None)
+    return MemoryStore._commit_turn(self, item, now_ms, eager)
+
+
+def gives_too_many(self: MemoryStore, added: Any, now_ms: int, eager: Any) -> Any:
+    if eager is None:
+        return ()
+    return MemoryStore._dispatch(self, added, now_ms, dataclasses.replace(eager, limit=99))
+
+
+def forgets_the_finished(
+    self: MemoryStore, turn: CommitTurn, now_ms: int, eager: Any
+) -> CommitResult:
+    item = dataclasses.replace(turn, finished=())
+    return MemoryStore._commit_turn(self, item, now_ms, eager)
+
+
+class DeafPolls(Broken):
+    async def poll_activities(self, **question: Any) -> ActivityPoll:
+        return await super().poll_activities(**{**question, "wait_ms": 0})
+
+
+class StaleCursors(Broken):
+    async def poll_turns(self, **question: Any) -> Any:
+        answer = await super().poll_turns(**question)
+        turns = tuple(dataclasses.replace(turn, history_after=1) for turn in answer.turns)
+        return dataclasses.replace(answer, turns=turns)
+
+
+class DeletesAnything(Broken):
+    def _check_deletable(self, instance_id: str, doomed: Any, force: bool) -> None:
+        super()._check_deletable(instance_id, doomed | frozenset(self._store.instances), True)
+
+
+class PrunesTooMuch(Broken):
+    async def prune_executions(self, instance_id: str, options: PruneOptions) -> Any:
+        return await super().prune_executions(instance_id, PruneOptions())
+
+
+class DeletesRunning(Broken):
+    def _tree_has_ended(self, instance: Any) -> bool:
+        return True
+
+
+class CountsNothing(Broken):
+    async def queue_depths(self) -> Any:
+        return dataclasses.replace(await super().queue_depths(), orchestrator_queue=0)
+
+
+class ReversedResults(Broken):
+    async def commit(self, batch: Any, *, eager: EagerDispatch | None = None) -> list[CommitResult]:
+        results = list(await super().commit(batch, eager=eager))
+        return results[::-1]
+
+
+BROKEN: Mapping[str, type[Broken]] = {
+    "AtomicitySuite": broken("TwoSteps", _commit_turn=writes_in_two_steps),
+    "AttemptSuite": broken("ForgetsAttempts", _abandon_turn=forgets_attempts),
+    "BatchSuite": ReversedResults,
+    "BulkDeletionSuite": DeletesRunning,
+    "CancellationSuite": broken("IgnoresCancellations", _commit_turn=ignores_cancellations),
+    "CreationSuite": broken("CreatesOnEnqueue", _enqueue=creates_on_enqueue),
+    "CustomStatusSuite": broken("LosesCustomStatus", _commit_turn=loses_custom_status),
+    "DeletionSuite": DeletesAnything,
+    "EagerDispatchSuite": broken("GivesTooMany", _dispatch=gives_too_many),
+    "ExecutionSuite": broken("DropsExecutions", _write_state=restarts_terminal),
+    "FusedCompletionSuite": broken("ForgetsFinished", _commit_turn=forgets_the_finished),
+    "HistorySuffixSuite": StaleCursors,
+    "KeyValueSuite": broken("MergesTooEarly", _write_state=merges_too_early),
+    "LeaseSuite": broken("NeverExpires", is_turn_leased=never_expires),
+    "LockingSuite": broken("TwoHolders", is_turn_leased=two_holders),
+    "ManagementSuite": CountsNothing,
+    "PollingSuite": DeafPolls,
+    "PruneSuite": PrunesTooMuch,
+    "QueueSuite": broken("EverythingVisible", _visible=everything_visible),
+    "SessionSuite": broken("AnySession", lease_activities=any_session),
+    "StickyLeaseSuite": broken("ReleasesKept", _commit_turn=releases_kept),
+    "TagSuite": broken("AnyTag", lease_activities=any_tag),
+    "VersionSuite": broken("AllVersions", _candidates=all_versions),
+}
+
+
+async def failing_checks(group: type[kit.SuiteBase], provider: type[MemoryProvider]) -> list[str]:
+    """Which checks of a group a provider fails."""
+    failed = []
+    for name, check in inspect.getmembers(group, inspect.iscoroutinefunction):
+        if not name.startswith("test_") or set(inspect.signature(check).parameters) != {
+            "self",
+            "store",
+        }:
+            continue
+        clock = ManualClock()
+        try:
+            async with asyncio.timeout(0.5):
+                await check(group(), StoreDriver(provider(clock), clock))
+        except (Exception, pytest.fail.Exception):
+            failed.append(name)
+    return failed
+
+
+def test_there_is_a_broken_provider_for_each_group() -> None:
+    groups = {base.__name__ for base in kit.ProviderSuite.__bases__}
+    assert set(BROKEN) == groups
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+async def test_a_group_finds_what_it_is_there_for(name: str) -> None:
+    group = getattr(kit, name)
+    assert await failing_checks(group, MemoryProvider) == []
+    assert await failing_checks(group, BROKEN[name]) != []
+
+
+def test_a_repeated_turn_must_be_recognised() -> None:
+    provider = broken("NeverRecognises", _commit_turn=never_recognises)
+    failed = asyncio.run(failing_checks(kit.BatchSuite, provider))
+    assert "test_a_turn_that_is_sent_again_was_applied_once" in failed
+
+
+def test_order_must_be_kept() -> None:
+    provider = broken("NewestFirst", _candidates=newest_first)
+    failed = asyncio.run(failing_checks(kit.QueueSuite, provider))
+    assert "test_instances_are_taken_by_their_oldest_message" in failed
