@@ -24,6 +24,8 @@ from duroxide.runtime.telemetry import Observer
 logger = logging.getLogger("duroxide.runtime")
 
 MAX_BATCH = 128
+PATIENCE_S = 0.25  # that one batch keeps the next ones waiting
+MAX_SLOW = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +64,7 @@ class Flusher:
         self._draw = draw
         self._waiting: deque[_Entry] = deque()
         self._arrived = asyncio.Event()
-        self._writing: Sequence[_Entry] = ()
+        self._writing: dict[asyncio.Task[None], Sequence[_Entry]] = {}
         self._is_closed = False
 
     async def commit(self, item: CommitItem) -> CommitResult:
@@ -88,17 +90,29 @@ class Flusher:
                 batch = [self._waiting.popleft() for _ in range(count)]
                 if not self._waiting:
                     self._arrived.clear()
-                self._writing = batch
-                await self._write(batch)
-                self._writing = ()
+                await self._begin(batch)
         finally:
-            self._close()
+            await self._close()
 
-    def _close(self) -> None:
+    async def _begin(self, batch: Sequence[_Entry]) -> None:
+        """Write a batch, but wait only for so long: it may hold a turn whose rows a user has locked."""
+        task = asyncio.create_task(self._write(batch), name="duroxide: commit")
+        self._writing[task] = batch
+        task.add_done_callback(self._writing.pop)
+        await asyncio.wait((task,), timeout=PATIENCE_S)
+        if len(self._writing) > MAX_SLOW:
+            await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _close(self) -> None:
         self._is_closed = True
-        for entry in (*self._writing, *self._waiting):
+        writing = [*self._writing]
+        entries = [entry for batch in self._writing.values() for entry in batch]
+        for task in writing:
+            task.cancel()
+        for entry in (*entries, *self._waiting):
             entry.answer.cancel()
         self._waiting.clear()
+        await asyncio.gather(*writing, return_exceptions=True)
 
     async def _write(self, batch: Sequence[_Entry]) -> None:
         backoff = Backoff(self._draw)

@@ -67,6 +67,28 @@ async def test_what_becomes_ready_during_a_commit_goes_together() -> None:
     assert [len(batch) for batch in store.batches] == [1, 5]
 
 
+class OneIsHeld(Scripted):
+    """Keeps a batch that holds the item waiting, as a store does for rows that a user has locked."""
+
+    async def commit(
+        self, batch: Sequence[CommitItem], *, eager: EagerDispatch | None = None
+    ) -> Sequence[CommitResult]:
+        if hello("held") in batch:
+            await asyncio.Event().wait()
+        return await super().commit(batch, eager=eager)
+
+
+async def test_a_batch_that_the_store_keeps_waiting_holds_up_no_other() -> None:
+    store = OneIsHeld()
+    async with running(store) as flusher:
+        held = asyncio.create_task(flusher.commit(hello("held")))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            assert (await flusher.commit(hello("other"))).ok
+        assert not held.done()
+        held.cancel()
+
+
 async def test_an_unknown_outcome_is_repeated_until_it_is_known() -> None:
     store = Scripted()
     store.before = [outage(), outage()]
