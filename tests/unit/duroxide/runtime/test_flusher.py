@@ -70,10 +70,15 @@ async def test_what_becomes_ready_during_a_commit_goes_together() -> None:
 class OneIsHeld(Scripted):
     """Keeps a batch that holds the item waiting, as a store does for rows that a user has locked."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.holding = asyncio.Event()
+
     async def commit(
         self, batch: Sequence[CommitItem], *, eager: EagerDispatch | None = None
     ) -> Sequence[CommitResult]:
         if hello("held") in batch:
+            self.holding.set()
             await asyncio.Event().wait()
         return await super().commit(batch, eager=eager)
 
@@ -82,7 +87,7 @@ async def test_a_batch_that_the_store_keeps_waiting_holds_up_no_other() -> None:
     store = OneIsHeld()
     async with running(store) as flusher:
         held = asyncio.create_task(flusher.commit(hello("held")))
-        await asyncio.sleep(0)
+        await store.holding.wait()
         async with asyncio.timeout(10):
             assert (await flusher.commit(hello("other"))).ok
         assert not held.done()
