@@ -53,14 +53,13 @@ class Gather(DurableFuture[list[Any]]):
             self.settle(State.DONE, [_outcome(child) for child in self._children])
 
     def _drop_children(self) -> None:
+        self._state = State.CANCELLED  # deaf to the children's own end
         for child in self._children:
             child.cancel()
+        self._state = State.PENDING
 
     def _give_up(self) -> None:
-        # Settle first, so that the children's own end is not taken for a failure.
-        self._state = State.CANCELLED
         self._drop_children()
-        self._state = State.PENDING
 
 
 def _outcome(child: DurableFuture[Any]) -> Any:

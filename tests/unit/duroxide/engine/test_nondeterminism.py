@@ -178,7 +178,7 @@ def test_code_that_depends_on_something_outside_is_told_so() -> None:
 
 def test_a_loop_that_never_waits_is_stopped() -> None:
     async def endless(ctx: OrchestrationContext) -> None:
-        done = ctx.gather()
+        done: DurableFuture[list[Any]] = ctx.gather()
         while True:
             await done
 
