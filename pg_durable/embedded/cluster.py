@@ -23,10 +23,13 @@ def prepare_cluster(
     binaries: Binaries,
     account: Account,
     *,
-    throwaway: bool,
+    keep: bool,
     environ: Mapping[str, str],
 ) -> None:
     """See to it that `folder` holds a cluster that can be started. The caller holds its lock.
+
+    Args:
+        keep: the data shall survive a crash of the machine, and so is written to disk first.
 
     Raises:
         EmbeddedServerError: no space, no permission, or a program of PostgreSQL failed.
@@ -34,7 +37,7 @@ def prepare_cluster(
     check_reach(folder.path, account)
     with actionable(folder.path):
         if not folder.pgdata.exists():
-            _create(folder, binaries, account, template(binaries, account, environ), throwaway)
+            _create(folder, binaries, account, template(binaries, account, environ), keep)
         elif not folder.pgpass.exists():
             _set_passwords(folder, folder.pgdata, binaries, account)
 
@@ -71,7 +74,7 @@ def data_major(folder: DataFolder) -> int | None:
 
 
 def _create(
-    folder: DataFolder, binaries: Binaries, account: Account, prepared: Path, throwaway: bool
+    folder: DataFolder, binaries: Binaries, account: Account, prepared: Path, keep: bool
 ) -> None:
     """Make the cluster beside its place, so that it appears whole or not at all."""
     check_space(folder.path)
@@ -81,7 +84,7 @@ def _create(
     give(draft, account)
     _copy_tree(prepared, draft, account)
     _set_passwords(folder, draft, binaries, account)
-    if not throwaway:
+    if keep:
         sync(draft, binaries, account)
     draft.rename(folder.pgdata)
 

@@ -125,7 +125,7 @@ def default_data_dir(environ: Mapping[str, str] | None = None) -> Path:
 def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Return the caller's cache, made if missing: prepared clusters and copies of programs.
 
-    It can be removed at any time. Nobody else may write to it, since servers are made from it.
+    It can be removed while no server runs. Nobody else may write to it, since servers are made from it.
 
     Raises:
         EmbeddedServerError: there is no such folder, and none can be made.

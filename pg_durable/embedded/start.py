@@ -85,9 +85,8 @@ class Start:
     def _launch_alone(self, account: Account, server_lock: int) -> tuple[Ownership, Running]:
         """Start a watchdog when no process of an earlier server is left; it inherits the lock."""
         binaries = reachable_binaries(self._choose_binaries(), account, self.environ)
-        prepare_cluster(
-            self.folder, binaries, account, throwaway=self.throwaway, environ=self.environ
-        )
+        keep = not (self.throwaway or self.temporary)
+        prepare_cluster(self.folder, binaries, account, keep=keep, environ=self.environ)
         killed = self.folder.last_running()
         if killed:
             remove_socket_dir(killed.socket_dir)

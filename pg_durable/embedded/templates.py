@@ -20,6 +20,8 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from duroxide.clock import SystemClock
+
 from .accounts import Account, barrier, run_as
 from .errors import EmbeddedServerError, UnusableFolder
 from .folders import cache_dir, check_space, give, locked
@@ -28,20 +30,24 @@ from .search import WHEEL_PACKAGE, Binaries
 SUPERUSER = "postgres"
 APPLICATION = "durable"  # role and database; names that begin with pg_ are PostgreSQL's
 CACHE_LOCK_S = 120.0
+UNUSED_S = 30 * 24 * 3600
+HEADER_BYTES = 4096  # of a program; linkers put the id of the build here
 TEXTS = ("postgresql.conf", "pg_hba.conf", "roles.sql")
 
 
 def template(binaries: Binaries, account: Account, environ: Mapping[str, str]) -> Path:
     """Return the prepared cluster for these programs, making it if this is the first time."""
     cache = _cache_for(account, environ)
-    key = _digest(str(binaries.bindir), account.name, *map(text, TEXTS))
+    key = _digest(_fingerprint(binaries), account.name, *map(text, TEXTS))
     prepared = cache / f"template-{binaries.version}-{key}"
     with locked(cache / "lock", timeout=CACHE_LOCK_S):
         if not prepared.exists():
+            _remove_unused(cache)
             check_space(cache)
             with _draft(prepared) as draft:
                 give(draft, account)
                 _initdb(draft, binaries, account)
+        os.utime(prepared)
     return prepared
 
 
@@ -65,9 +71,7 @@ def reachable_binaries(
             "Install PostgreSQL where every user can run it, or pip install 'pg-durable[embedded]'.",
         )
     cache = _cache_for(account, environ)
-    status = (binaries.bindir / "postgres").stat()
-    key = _digest(str(binaries.bindir), str(status.st_size), str(status.st_mtime_ns))
-    copy = cache / f"wheel-{binaries.version}-{key}"
+    copy = cache / f"wheel-{binaries.version}-{_digest(_fingerprint(binaries))}"
     with locked(cache / "lock", timeout=CACHE_LOCK_S):
         if not copy.exists():
             with _draft(copy) as draft:
@@ -172,6 +176,22 @@ def _open_to_all(tree: Path) -> None:
         if not path.is_symlink():
             mode = stat.S_IMODE(path.stat().st_mode)
             path.chmod(mode | 0o444 | (0o111 if mode & 0o100 else 0))
+
+
+def _remove_unused(cache: Path) -> None:
+    """Remove what nobody used for a month: clusters for programs that were upgraded, most likely."""
+    oldest_s = SystemClock().now_ms() / 1000 - UNUSED_S
+    for pattern in ("template-*", "draft-*"):
+        for path in cache.glob(pattern):
+            if path.stat().st_mtime < oldest_s:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _fingerprint(binaries: Binaries) -> str:
+    """Return what tells builds of one version apart, wherever they are: their size and build id."""
+    program = binaries.bindir / "postgres"
+    with program.open("rb") as file:
+        return f"{binaries.version} {program.stat().st_size} {file.read(HEADER_BYTES).hex()}"
 
 
 def _digest(*parts: str) -> str:

@@ -248,6 +248,20 @@ def test_data_of_another_major_version_is_refused(open_folder: Path) -> None:
         embedded_server(open_folder).__enter__()
 
 
+def test_a_month_after_its_last_use_a_prepared_cluster_goes(open_folder: Path) -> None:
+    environ = {**os.environ, "PG_DURABLE_CACHE_DIR": str(open_folder / "cache")}
+    first, second = find_binaries()[0], find_binaries()[-1]
+    with embedded_server(throwaway=True, environ=environ, binaries=first):
+        (prepared,) = (open_folder / "cache").glob("template-*")
+    long_ago = prepared.stat().st_mtime - 31 * 24 * 3600
+    os.utime(prepared, (long_ago, long_ago))
+    with embedded_server(throwaway=True, environ=environ, binaries=first):
+        assert prepared.stat().st_mtime > long_ago
+    os.utime(prepared, (long_ago, long_ago))
+    with embedded_server(throwaway=True, environ=environ, binaries=second):
+        assert not prepared.exists()
+
+
 def test_damaged_data_is_said_to_be_damaged(open_folder: Path) -> None:
     with embedded_server(open_folder):
         pass
