@@ -356,7 +356,7 @@ class MemoryStore:
 
     def _leased_activity(self, token: ActivityToken, now_ms: int) -> QueuedActivity | None:
         queued = self._leased.get(token)
-        if queued is None or queued.number not in self.activities:
+        if queued is None or queued.token != token or queued.number not in self.activities:
             return None
         return queued if queued.is_leased(now_ms) else None
 
@@ -526,6 +526,7 @@ class MemoryStore:
         queued = self._leased_activity(item.token, now_ms)
         if queued is None:
             return _LEASE_LOST
+        self._leased.pop(item.token, None)
         queued.token = None
         queued.expires_at_ms = 0
         queued.visible_at_ms = now_ms + max(item.delay_ms, 0)

@@ -166,6 +166,18 @@ class LeaseSuite(SuiteBase):
         assert await store.abandon_activity(first) is CommitCode.APPLIED
         assert (await store.lease_activity()).token != first.token
 
+    async def test_a_token_of_an_earlier_delivery_is_worth_nothing(
+        self, store: StoreDriver
+    ) -> None:
+        await store.schedule(activity("i1", 2))
+        first = await store.lease_activity()
+        await store.abandon_activity(first)
+        second = await store.lease_activity()
+        assert await store.abandon_activity(first) is CommitCode.LEASE_LOST
+        assert await store.finish(first) is CommitCode.LEASE_LOST
+        assert await renew(store, first) == {first.token}
+        assert await store.finish(second) is CommitCode.APPLIED
+
     async def test_abandon_work_item_with_delay(self, store: StoreDriver) -> None:
         await store.schedule(activity("i1", 2))
         await store.abandon_activity(await store.lease_activity(), delay_ms=500)
