@@ -50,6 +50,8 @@ _SESSION = {
     "default_transaction_isolation": "read committed",  # whatever the role's default is
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
+    "enable_seqscan": "off",  # the tables are empty in the one minute and full in the next
+    "jit": "off",
     "statement_timeout": "30s",
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "60s",

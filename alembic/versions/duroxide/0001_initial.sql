@@ -1259,7 +1259,7 @@ begin
      ));
     update {schema}.instances as s
        set flags = case when exists (
-               select from {schema}.kv_store as k where k.instance_id = s.instance_id limit 1
+               select from {schema}.kv_store as k where k.instance_id = s.instance_id offset 0
            ) then 1 else 0 end
      where s.ctid = any (array(
          select x.ctid
