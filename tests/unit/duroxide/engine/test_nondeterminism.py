@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -18,7 +18,13 @@ from duroxide import (
 from duroxide.engine.futures import DurableFuture
 from duroxide.engine.run import Run
 from duroxide.engine.turn import StartInfo, run_turn
-from duroxide.history import ActivityCompleted, Event, OrchestrationStarted, TimerFired
+from duroxide.history import (
+    ActivityCompleted,
+    Event,
+    ExternalEvent,
+    OrchestrationStarted,
+    TimerFired,
+)
 from duroxide.registry import OrchestrationDef, define_orchestration
 from duroxide.testing.replay import assert_replays
 
@@ -246,3 +252,98 @@ def test_a_damaged_history_is_refused_and_the_damage_named(
 async def _idle(ctx: OrchestrationContext) -> None:
     never: DurableFuture[None] = DurableFuture(ctx.journal.executor)
     await never
+
+
+async def stops_early(ctx: OrchestrationContext) -> None:
+    ctx.set_custom_status("started")
+    await ctx.call("reserve", {"sku": "x"})
+    await _idle(ctx)
+
+
+def test_code_that_waits_where_history_goes_on_is_told_where_it_waits() -> None:
+    with pytest.raises(NonDeterminismError) as caught:
+        assert_replays(history_of(original), define_orchestration(stops_early, name="o"))
+    _, recorded, did = str(caught.value).splitlines()
+    assert "TimerCreated" in recorded
+    assert re.search(r"nothing more +at .*test_nondeterminism\.py:\d+", did)
+    assert caught.value.event_id == 5
+
+
+def generated(ctx: OrchestrationContext) -> Generator[Any, Any, None]:
+    yield ctx.schedule_activity("one", "x" * 500)
+    yield ctx.schedule_activity("two")
+
+
+def changed(ctx: OrchestrationContext) -> Generator[Any, Any, None]:
+    yield from helper(ctx)
+
+
+def helper(ctx: OrchestrationContext) -> Generator[Any, Any, None]:
+    yield ctx.schedule_activity("other")  # the line that the report names
+
+
+def test_the_line_of_a_generator_is_that_of_its_yield() -> None:
+    code = define_orchestration(generated, name="o")
+    events = run_turn(code, (), (), now_ms=0, start=INFO).events
+    with pytest.raises(NonDeterminismError) as caught:
+        assert_replays(events, define_orchestration(changed, name="o"))
+    _, recorded, did = str(caught.value).splitlines()
+    assert "(502 characters)" in recorded
+    line = helper.__code__.co_firstlineno + 1
+    assert did.endswith(f"test_nondeterminism.py:{line}")
+
+
+def test_an_event_after_the_end_is_damage() -> None:
+    async def ends(ctx: OrchestrationContext) -> None:
+        pass
+
+    code = define_orchestration(ends, name="o")
+    events = list(run_turn(code, (), (), now_ms=0, start=INFO).events)
+    events.append(event(3, ExternalEvent(name="e", data="1")))
+    with pytest.raises(NonDeterminismError, match="follows the end"):
+        assert_replays(events, code)
+
+
+def test_text_that_is_not_json_is_compared_as_text() -> None:
+    async def raw(ctx: OrchestrationContext) -> None:
+        await ctx.call("a", raw_input="not json")
+
+    async def other(ctx: OrchestrationContext) -> None:
+        await ctx.call("a", raw_input="not json either")
+
+    code = define_orchestration(raw, name="o")
+    events = run_turn(code, (), (), now_ms=0, start=INFO).events
+    assert_replays(events, code)
+    with pytest.raises(NonDeterminismError):
+        assert_replays(events, define_orchestration(other, name="o"))
+
+
+def test_a_status_that_was_cleared_is_not_one_that_was_set() -> None:
+    async def clears(ctx: OrchestrationContext) -> None:
+        ctx.reset_custom_status()
+
+    async def sets(ctx: OrchestrationContext) -> None:
+        ctx.set_custom_status("x")
+
+    code = define_orchestration(clears, name="o")
+    events = run_turn(code, (), (), now_ms=0, start=INFO).events
+    with pytest.raises(NonDeterminismError, match="status='x'"):
+        assert_replays(events, define_orchestration(sets, name="o"))
+
+
+def test_a_failure_may_move_to_another_line_but_not_say_something_else() -> None:
+    async def fails(ctx: OrchestrationContext) -> None:
+        raise ValueError("one")
+
+    async def fails_elsewhere(ctx: OrchestrationContext) -> None:
+        message = "one"
+        raise ValueError(message)
+
+    async def fails_otherwise(ctx: OrchestrationContext) -> None:
+        raise ValueError("two")
+
+    code = define_orchestration(fails, name="o")
+    events = run_turn(code, (), (), now_ms=0, start=INFO).events
+    assert_replays(events, define_orchestration(fails_elsewhere, name="o"))
+    with pytest.raises(NonDeterminismError, match="ValueError: two"):
+        assert_replays(events, define_orchestration(fails_otherwise, name="o"))
