@@ -36,6 +36,7 @@ from duroxide.runtime.flusher import Flusher
 from duroxide.runtime.leases import Leases
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.poller import Poller
+from duroxide.runtime.sessions import SessionKeeper
 from duroxide.runtime.slots import Slots
 from duroxide.runtime.storeclock import StoreClock
 from duroxide.runtime.telemetry import ActivityRecord, Observer
@@ -77,6 +78,7 @@ class ActivityDispatcher:
         clock: StoreClock,
         threads: Executor,
         observer: Observer,
+        sessions: SessionKeeper,
         finish: Finish,
         ended: Ended,
         draw: random.Random | None = None,
@@ -90,6 +92,7 @@ class ActivityDispatcher:
         self._clock = clock
         self._threads = threads
         self._observer = observer
+        self._sessions = sessions
         self._finish = finish
         self._builtin = builtin_activities(provider)
         self._tell_ended = ended
@@ -129,6 +132,7 @@ class ActivityDispatcher:
             lease_ms=self._leases.lease_ms,
             wait_ms=self._options.long_poll_ms,
             tags=self._options.tags,
+            sessions=self._sessions.claim(),
         )
         self._clock.observe(answer.now_ms)
         self.accept(answer.activities)
@@ -138,6 +142,7 @@ class ActivityDispatcher:
         """Run what was leased to this process."""
         for leased in activities:
             self._in_hand[leased.token] = leased
+            self._sessions.began(leased)
             name = f"activity {leased.instance_id}#{leased.activity_id}"
             self._slots.spawn(self._process(leased), name)
 
@@ -170,8 +175,10 @@ class ActivityDispatcher:
         return back
 
     def _let_go(self, token: ActivityToken) -> None:
-        self._in_hand.pop(token, None)
+        leased = self._in_hand.pop(token, None)
         self._leases.release(token)
+        if leased is not None:
+            self._sessions.ended(leased)
 
     # One activity.
 

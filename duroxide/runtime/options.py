@@ -111,6 +111,22 @@ class RuntimeOptions:
         return _or(self.max_attempts, 10)
 
     @property
+    def session_limit(self) -> int:
+        return _or(self.max_sessions_per_runtime, 10)
+
+    @property
+    def session_lease_ms(self) -> int:
+        return _or(self.session_lock_timeout_ms, SESSION_LEASE_MS)
+
+    @property
+    def session_buffer_ms(self) -> int:
+        return _or(self.session_lock_renewal_buffer_ms, self.session_lease_ms * 2 // 3)
+
+    @property
+    def session_idle_ms(self) -> int:
+        return _or(self.session_idle_timeout_ms, 300_000)
+
+    @property
     def poll_interval_s(self) -> float:
         return _or(self.dispatcher_poll_interval_ms, 100) / 1000
 

@@ -30,6 +30,7 @@ from duroxide.runtime.guard import Guard
 from duroxide.runtime.leases import LeaseKeeper, Leases
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.orchestrations import OrchestrationDispatcher
+from duroxide.runtime.sessions import SessionKeeper
 from duroxide.runtime.storeclock import StoreClock
 from duroxide.runtime.telemetry import LoggingObserver, Observers
 
@@ -118,6 +119,15 @@ class AsyncRuntime:
             observer=observer,
             draw=self._draw,
         )
+        sessions = SessionKeeper(
+            self.provider,
+            owner=self.worker_id,
+            limit=options.session_limit,
+            lease_ms=options.session_lease_ms,
+            buffer_ms=options.session_buffer_ms,
+            idle_ms=options.session_idle_ms,
+            observer=observer,
+        )
         self._activities = ActivityDispatcher(
             self.provider,
             self.registry,
@@ -128,6 +138,7 @@ class AsyncRuntime:
             clock=clock,
             threads=self._threads,
             observer=observer,
+            sessions=sessions,
             finish=self._finish,
             ended=self._ended,
             draw=self._draw,
@@ -149,6 +160,7 @@ class AsyncRuntime:
         self._service = [
             self._spawn(self._flusher.run(), "flusher"),
             self._spawn(self._keeper.run(), "lease keeper"),
+            self._spawn(sessions.run(), "session keeper"),
         ]
         self._polls = [
             self._spawn(self._orchestrations.poller.run(), "poll turns"),

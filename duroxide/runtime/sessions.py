@@ -1,0 +1,76 @@
+"""Sessions that this process owns: their activities come here, as long as they are not idle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+
+from duroxide.errors import ProviderError
+from duroxide.providers.base import LeasedActivity, Provider, SessionOwner
+from duroxide.runtime.telemetry import Observer
+
+logger = logging.getLogger("duroxide.runtime")
+
+
+class SessionKeeper:
+    """Claims sessions within a limit and renews those that are in use.
+
+    Args:
+        owner: under whose name; a stable one survives a restart.
+        limit: of distinct sessions with activities in flight.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        owner: str,
+        limit: int,
+        lease_ms: int,
+        buffer_ms: int,
+        idle_ms: int,
+        observer: Observer,
+    ) -> None:
+        self._provider = provider
+        self._owner = owner
+        self._limit = limit
+        self._lease_ms = lease_ms
+        self._tick_s = max(lease_ms - buffer_ms, 1) / 1000
+        self._idle_ms = idle_ms
+        self._observer = observer
+        self._in_flight: Counter[str] = Counter()
+        self._has_claimed = asyncio.Event()
+
+    def claim(self) -> SessionOwner:
+        """What a poll may claim now."""
+        left = max(self._limit - len(self._in_flight), 0)
+        return SessionOwner(owner=self._owner, lease_ms=self._lease_ms, max_new=left)
+
+    def began(self, leased: LeasedActivity) -> None:
+        if leased.session_id is not None:
+            self._in_flight[leased.session_id] += 1
+            self._has_claimed.set()
+
+    def ended(self, leased: LeasedActivity) -> None:
+        if leased.session_id is not None:
+            self._in_flight[leased.session_id] -= 1
+            self._in_flight += Counter()  # keeps only those above zero
+
+    async def run(self) -> None:
+        """Renew until cancelled; a process without sessions asks nothing."""
+        while True:
+            await self._has_claimed.wait()
+            await asyncio.sleep(self._tick_s)
+            try:
+                renewed = await self._provider.renew_sessions(
+                    owner=self._owner, lease_ms=self._lease_ms, idle_ms=self._idle_ms
+                )
+            except ProviderError as error:
+                self._observer.store_failed("renew_sessions", error)
+                continue
+            except Exception:  # a defect of the provider must not stop all renewals
+                logger.exception("renew_sessions raised what is not a ProviderError")
+                continue
+            if renewed == 0 and not self._in_flight:
+                self._has_claimed.clear()
