@@ -1,0 +1,211 @@
+"""Lost replies, ended sessions, a schema that goes away: nothing is lost and nothing happens twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+import pytest_asyncio
+from psycopg import AsyncConnection
+
+from duroxide.errors import ProviderError
+from duroxide.providers.base import (
+    AbandonTurn,
+    Activity,
+    CommitCode,
+    CommitItem,
+    CommitTurn,
+    EagerDispatch,
+    Enqueue,
+    FinishActivity,
+    LeasedTurn,
+    Message,
+    MessageKind,
+    NewExecution,
+)
+from duroxide.version import ENGINE_VERSION
+from duroxide_pg import migrate
+from duroxide_pg.provider import PostgresProvider
+from tests.fixtures.postgres import Database
+from tests.provider.postgres_proxy import Proxy
+from tests.provider.postgres_store import empty, installed_dsn
+
+__all__ = ["installed_dsn"]
+
+NEW = NewExecution(name="Greet", version="1.0.0", engine_version=ENGINE_VERSION)
+EAGER = EagerDispatch(worker="w", limit=10, lease_ms=10_000)
+
+
+@pytest_asyncio.fixture
+async def proxy(installed_dsn: str) -> AsyncIterator[Proxy]:
+    empty(installed_dsn)
+    async with Proxy().to(installed_dsn) as proxy:
+        yield proxy
+
+
+@pytest_asyncio.fixture
+async def provider(proxy: Proxy) -> AsyncIterator[PostgresProvider]:
+    provider = PostgresProvider(proxy.dsn)
+    await provider.start()
+    yield provider
+    await provider.close()
+
+
+def message(name: str, body: str, kind: MessageKind = MessageKind.START) -> Message:
+    return Message(instance_id=name, kind=kind, body=body)
+
+
+async def started(provider: PostgresProvider, *names: str) -> list[LeasedTurn]:
+    await provider.commit([Enqueue(message=message(name, "start")) for name in names])
+    poll = await provider.poll_turns(worker="w", want=len(names), lease_ms=10_000)
+    return list(poll.turns)
+
+
+def turn_of(leased: LeasedTurn, **more: Any) -> CommitTurn:
+    fields: dict[str, Any] = {
+        "instance_id": leased.instance_id,
+        "token": leased.token,
+        "execution_id": 1,
+        "first_event_id": leased.next_event_id,
+        "events": ('{"event_id":1}', '{"event_id":2}'),
+        "consumed": tuple(received.message_id for received in leased.messages),
+        "new_execution": NEW,
+    }
+    return CommitTurn(**{**fields, **more})
+
+
+async def count(dsn: str, table: str) -> int:
+    async with await AsyncConnection.connect(dsn) as connection:
+        cursor = await connection.execute(f"select count(*) from duroxide.{table}".encode())
+        row = await cursor.fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+async def test_a_batch_whose_reply_is_lost_is_applied_once(
+    provider: PostgresProvider, proxy: Proxy, installed_dsn: str
+) -> None:
+    one, two, three = await started(provider, "a", "b", "c")
+    scheduled = Activity(instance_id="a", execution_id=1, activity_id=2, body="work")
+    (first,) = await provider.commit([turn_of(one, activities=(scheduled,))], eager=EAGER)
+    more = Activity(instance_id="b", execution_id=1, activity_id=2, body="more")
+    batch: list[CommitItem] = [
+        FinishActivity(
+            token=first.activities[0].token,
+            completion=message("a", "done", MessageKind.ACTIVITY),
+        ),
+        turn_of(two, activities=(more,), messages=(message("b", "note", MessageKind.EVENT),)),
+        AbandonTurn(instance_id=three.instance_id, token=three.token),
+        Enqueue(message=message("d", "hello")),
+    ]
+    proxy.lose_the_reply_to(b"more")
+    results = await provider.commit(batch, eager=EAGER)
+    assert proxy.cuts == 1
+    assert [result.code for result in results] == [CommitCode.APPLIED] * 4
+    assert [a.body for a in results[1].activities] == ["more"], "leased to us, as we were told"
+    poll = await provider.poll_turns(worker="w", want=10, lease_ms=10_000)
+    received = {turn.instance_id: [m.body for m in turn.messages] for turn in poll.turns}
+    assert received == {"a": ["done"], "b": ["note"], "c": ["start"], "d": ["hello"]}
+    assert [t.attempt_count for t in poll.turns if t.instance_id == "c"] == [2]
+    assert await count(installed_dsn, "worker_queue") == 1
+
+
+async def test_an_error_of_a_batch_is_remembered_until_it_is_sent_again(
+    proxy: Proxy, installed_dsn: str
+) -> None:
+    provider = PostgresProvider(proxy.dsn)
+    item = Enqueue(message=message("a", "only once"))
+    proxy.lose_the_reply_to(b"only once")
+    # The server can't be reached again before the provider gives up.
+    real, provider._connect = provider._connect, refuse  # type: ignore[method-assign]
+    opened = await real("commits")
+    await opened.close()
+    provider._commits._connect = once(real, then=refuse)
+    with pytest.raises(ProviderError) as raised:
+        await provider.commit([item])
+    assert raised.value.retryable
+    assert await count(installed_dsn, "orchestrator_queue") == 1, "it was applied"
+    provider._commits._connect = real
+    (other,) = await provider.commit([Enqueue(message=message("b", "next"))])
+    (result,) = await provider.commit([item])
+    assert other.ok
+    assert result.ok
+    assert await count(installed_dsn, "orchestrator_queue") == 2
+    await provider.close()
+
+
+async def refuse(purpose: str) -> AsyncConnection[Any]:
+    raise ProviderError("connect", "nobody answers", True)
+
+
+def once(first: Any, *, then: Any) -> Any:
+    waiting = [first]
+
+    async def connect(purpose: str) -> AsyncConnection[Any]:
+        connection: AsyncConnection[Any] = await (waiting.pop() if waiting else then)(purpose)
+        return connection
+
+    return connect
+
+
+async def test_ended_sessions_are_opened_again(
+    provider: PostgresProvider, installed_dsn: str
+) -> None:
+    (turn,) = await started(provider, "a")
+    for _ in range(3):
+        with psycopg.connect(installed_dsn, autocommit=True) as connection:
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where application_name like 'duroxide %' and datname = current_database()"
+            )
+        (result,) = await provider.commit([Enqueue(message=message("b", "again"))])
+        assert result.ok
+        assert (await provider.poll_turns(worker="w", want=0, lease_ms=1)).turns == ()
+        await provider.read_status(["a"])
+    (result,) = await provider.commit([turn_of(turn)])
+    assert result.code is CommitCode.APPLIED
+
+
+async def test_a_poll_that_waits_survives_the_end_of_all_sessions(
+    provider: PostgresProvider, installed_dsn: str
+) -> None:
+    poll = asyncio.create_task(
+        provider.poll_turns(worker="w", want=1, lease_ms=1_000, wait_ms=20_000)
+    )
+    await asyncio.sleep(0.3)
+    with psycopg.connect(installed_dsn, autocommit=True) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name like 'duroxide %' and datname = current_database()"
+        )
+        connection.execute("select duroxide.send_v1('a', 1::smallint, 'start')")
+    async with asyncio.timeout(10):
+        assert [turn.instance_id for turn in (await poll).turns] == ["a"]
+
+
+async def test_a_schema_that_goes_away_is_a_retryable_error_and_may_come_back(
+    database: Database,
+) -> None:
+    migrate.upgrade(database.dsn)
+    provider = PostgresProvider(database.dsn)
+    await provider.start()
+    item = Enqueue(message=message("a", "start"))
+    await provider.commit([item])
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("drop schema duroxide cascade")
+    for call in (
+        provider.poll_turns(worker="w", want=1, lease_ms=1_000),
+        provider.commit([Enqueue(message=message("b", "start"))]),
+    ):
+        with pytest.raises(ProviderError, match="gone") as raised:
+            await call
+        assert raised.value.retryable
+    migrate.upgrade(database.dsn)
+    (result,) = await provider.commit([Enqueue(message=message("c", "start"))])
+    assert result.ok
+    poll = await provider.poll_turns(worker="w", want=5, lease_ms=1_000)
+    assert "c" in [turn.instance_id for turn in poll.turns]
+    await provider.close()
