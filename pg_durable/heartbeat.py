@@ -18,12 +18,18 @@ logger = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Beats while its block runs; the row goes at the end. A beat that fails is only logged."""
+    """Beats while its block runs; the row goes at the end. A beat that fails is only logged.
 
-    def __init__(self, home: Home, worker_id: str, *, interval_s: float) -> None:
+    Each beat also looks whether the schema is still the one that the worker started with; if it was
+    dropped, or dropped and made anew, `schema_gone` is set.
+    """
+
+    def __init__(self, home: Home, worker_id: str, *, interval_s: float, install_id: str) -> None:
+        self.schema_gone = asyncio.Event()
         self._home = home
         self._worker_id = worker_id
         self._interval_s = interval_s
+        self._install_id = install_id
         self._draining = False
         self._task: asyncio.Task[None] | None = None
 
@@ -43,6 +49,8 @@ class Heartbeat:
         await asyncio.wait((self._task,))
         try:
             await self._home.sign_off(self._worker_id)
+        except psycopg.errors.UndefinedTable:
+            pass  # gone with the schema
         except psycopg.Error as problem:
             logger.warning("worker %s could not sign off: %s", self._worker_id, problem)
 
@@ -59,14 +67,18 @@ class Heartbeat:
     async def _try_to_beat(self) -> None:
         try:
             await self._beat()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+            self.schema_gone.set()
         except psycopg.Error as error:
             logger.warning("worker %s: no heartbeat: %s", self._worker_id, error)
 
     async def _beat(self) -> None:
-        await self._home.heartbeat(
+        found = await self._home.heartbeat(
             worker_id=self._worker_id,
             hostname=socket.gethostname(),
             pid=os.getpid(),
             version=version("pg-durable"),
             draining=self._draining,
         )
+        if found != self._install_id:
+            self.schema_gone.set()

@@ -57,8 +57,10 @@ class Home:
         row = await self._row("read_install")
         return None if row is None else (str(row[0]), str(row[1]))
 
-    async def heartbeat(self, **worker: Any) -> None:
-        await self._execute("heartbeat", worker)
+    async def heartbeat(self, **worker: Any) -> str | None:
+        """Show this worker in df._workers; returns the id of the installation."""
+        row = await self._row("heartbeat", **worker)
+        return None if row is None else str(row[0])
 
     async def sign_off(self, worker_id: str) -> None:
         await self._execute("sign_off", {"worker_id": worker_id})

@@ -75,6 +75,8 @@ class Worker:
         self._credentials = credentials
         self._wait_for_schema = wait_for_schema
         self._stack: AsyncExitStack | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._grace_s = self.settings.shutdown_grace
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -97,15 +99,40 @@ class Worker:
         """
         if self._stack is not None:
             raise RuntimeError("this worker is running already")
-        await self._require_schema()
+        await self._require_schema(wait=self._wait_for_schema)
+        gone = await self._start_once()
+        self._watch = asyncio.create_task(self._survive(gone), name="pg_durable: watch the schema")
+
+    async def _start_once(self) -> asyncio.Event:
+        """Start everything; the event is set when the schema is gone."""
         async with AsyncExitStack() as stack:
-            await self._start_in(stack)
+            gone = await self._start_in(stack)
             self._stack = stack.pop_all()
         logger.info("worker %s started", self.worker_id)
+        return gone
+
+    async def _survive(self, gone: asyncio.Event) -> None:
+        """Begin anew whenever the schema was dropped and is there again."""
+        while True:
+            await gone.wait()
+            logger.warning("worker %s: the schema df was dropped; waiting for it", self.worker_id)
+            await self._close(shutdown_grace=0)
+            await self._require_schema(wait=True)
+            gone = await self._start_once()
 
     async def stop(self) -> None:
         """End in order: take nothing new, let steps end for `shutdown_grace`, give back the rest."""
+        if self._watch is not None:
+            watch, self._watch = self._watch, None
+            watch.cancel()
+            await asyncio.wait((watch,))
+            if not watch.cancelled() and watch.exception() is not None:
+                logger.error("worker %s could not go on: %s", self.worker_id, watch.exception())
+        await self._close(shutdown_grace=self.settings.shutdown_grace)
+
+    async def _close(self, *, shutdown_grace: float) -> None:
         if self._stack is not None:
+            self._grace_s = shutdown_grace
             stack, self._stack = self._stack, None
             await stack.aclose()
             logger.info("worker %s stopped", self.worker_id)
@@ -134,17 +161,17 @@ class Worker:
             await asyncio.wait((working,))
         await self.stop()
 
-    async def _require_schema(self) -> None:
+    async def _require_schema(self, *, wait: bool) -> None:
         while True:
             try:
                 return await asyncio.to_thread(install.require, self._dsn)
             except SchemaMissing as missing:
-                if not self._wait_for_schema:
+                if not wait:
                     raise
                 logger.warning("waiting: %s", missing)
             await _notified(self._dsn, "df_install", SCHEMA_POLL_S)
 
-    async def _start_in(self, stack: AsyncExitStack) -> None:
+    async def _start_in(self, stack: AsyncExitStack) -> asyncio.Event:
         settings = self.settings
         home = await stack.enter_async_context(
             Home(self._dsn, connect_timeout_s=settings.connect_timeout)
@@ -184,15 +211,21 @@ class Worker:
             *signal_activities(home),
         )
         heartbeat = await stack.enter_async_context(
-            Heartbeat(home, self.worker_id, interval_s=settings.heartbeat_interval)
+            Heartbeat(
+                home,
+                self.worker_id,
+                interval_s=settings.heartbeat_interval,
+                install_id=install_row[0],
+            )
         )
         runtime = AsyncRuntime(provider, registry, _runtime_options(settings, self.worker_id))
         await runtime.start()
         stack.push_async_callback(self._stop_runtime, runtime)
         stack.push_async_callback(heartbeat.drain)
+        return heartbeat.schema_gone
 
     async def _stop_runtime(self, runtime: AsyncRuntime) -> None:
-        if not await runtime.drain(timedelta(seconds=self.settings.shutdown_grace)):
+        if not await runtime.drain(timedelta(seconds=self._grace_s)):
             logger.warning("steps were still running and are given back to other workers")
         await runtime.stop()
 

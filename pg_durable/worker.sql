@@ -11,10 +11,14 @@ where s.instance_id = %(instance_id)s and s.hash = %(hash)s
 select i.install_id::text, current_user::text from df._install as i order by i.installed_at desc limit 1
 
 -- name: heartbeat
--- Tell that this worker lives. Inserted again if somebody cleaned up too eagerly.
-insert into df._workers as w (worker_id, hostname, pid, version, draining)
-values (%(worker_id)s, %(hostname)s, %(pid)s, %(version)s, %(draining)s)
-on conflict (worker_id) do update set last_seen_at = now(), draining = excluded.draining
+-- Tell that this worker lives, and learn which installation this is. Inserted again if somebody cleaned
+-- up too eagerly.
+with beat as (
+    insert into df._workers as w (worker_id, hostname, pid, version, draining)
+    values (%(worker_id)s, %(hostname)s, %(pid)s, %(version)s, %(draining)s)
+    on conflict (worker_id) do update set last_seen_at = now(), draining = excluded.draining
+)
+select i.install_id::text from df._install as i order by i.installed_at desc limit 1
 
 -- name: sign_off
 -- This worker is gone, and so are those that have not been seen for a day.

@@ -108,3 +108,16 @@ async def test_a_worker_can_wait_for_the_schema(database: Database) -> None:
     with psycopg.connect(database.dsn) as connection:
         assert connection.execute("select count(*) from df._workers").fetchone() == (1,)
     await worker.stop()
+
+
+async def test_a_worker_survives_its_schema(installed: Database) -> None:
+    from pg_durable import install
+
+    settings = Settings.load({"shutdown_grace": 1.0, "heartbeat_interval": 0.2}, {})
+    async with Worker(installed.dsn, settings):
+        install.uninstall(installed.dsn)
+        install.install(installed.dsn)
+        session = Workflows.connect(installed.dsn)
+        instance = session.start("'select 7 as n'")
+        assert await asyncio.to_thread(session.wait, instance) == "completed"
+        session.connection.close()
