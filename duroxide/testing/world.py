@@ -145,6 +145,8 @@ class World:
         self.stage = Stage(self.registry, clock=self.clock, limits=limits)
         self.calls: list[tuple[str, Any]] = []
         """(name, arguments decoded as JSON) of all activities performed or held, in order."""
+        self.answer_in_turn: Callable[[list[ActivityKey]], ActivityKey] | None = None
+        """Picks which open activity is answered next; None: all, in the order they were asked for."""
         self._scripts: dict[str, Callable[..., Any]] = {}
         self._held: dict[ActivityKey, None] = {}
         self._started = 0
@@ -244,6 +246,8 @@ class World:
                 return
             for instance_id in runnable:
                 self.stage.turn(instance_id)
+            if self.answer_in_turn is not None and todo:
+                todo = [self.answer_in_turn(todo)]
             for key in todo:
                 if key in self.stage.activities:
                     self._perform(key)
