@@ -341,9 +341,16 @@ def _object_decoder(
     return decode
 
 
-def _typed_dict(cls: type[Any]) -> Decoder:
-    required = frozenset(getattr(cls, "__required_keys__", ()))
-    return _object_decoder(cls, _hints(cls), required, lambda values: values)
+def _typed_dict(cls: Any) -> Decoder:
+    hints = _hints(cls)
+    # Where annotations are postponed, the class itself does not know of these two marks.
+    marks = {key: get_origin(hint) for key, hint in hints.items()}
+    required = frozenset(
+        key
+        for key, mark in marks.items()
+        if mark is Required or (mark is not NotRequired and key in cls.__required_keys__)
+    )
+    return _object_decoder(cls, hints, required, lambda values: values)
 
 
 def _dataclass(cls: type[Any]) -> Decoder:
