@@ -35,9 +35,9 @@ FIXED_SETTINGS = {
     "log_destination": "stderr",
 }
 ORPHANS_S = 20.0  # what a killed server left ends by itself, at the latest with its query
+# Commits are still written before they are answered: what is committed survives the server.
 THROWAWAY_SETTINGS = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_wal_size": "256MB",  # it may be in memory
 }
