@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg import AsyncConnection, AsyncRawCursor, IsolationLevel
 from psycopg.rows import TupleRow, tuple_row
 
 from duroxide.errors import ProviderError
@@ -24,6 +24,9 @@ Connect = Callable[[str], Awaitable[AsyncConnection[Any]]]
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 1.0
+_SETTINGS = """
+select set_config(name, value, false) from unnest(%s::text[], %s::text[]) as setting (name, value)
+"""
 
 
 class SchemaGone(ProviderError):
@@ -36,12 +39,22 @@ class HotConnection:
     Args:
         purpose: shown in pg_stat_activity.
         settings: of the session, set once when it opens.
+        is_pooled: each transaction may be in another session, so that nothing may be left in one: no
+            settings, no prepared statements, and the isolation level in each BEGIN.
     """
 
-    def __init__(self, purpose: str, connect: Connect, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        purpose: str,
+        connect: Connect,
+        settings: Mapping[str, str],
+        *,
+        is_pooled: bool = False,
+    ) -> None:
         self._purpose = purpose
         self._connect = connect
-        self._settings = settings
+        self._settings = {} if is_pooled else settings
+        self._is_pooled = is_pooled
         self._connection: AsyncConnection[Any] | None = None
         self._lock = asyncio.Lock()
 
@@ -58,10 +71,11 @@ class HotConnection:
         async with self._lock:
             connection = await self._open()
             try:
-                cursor = AsyncRawCursor(connection, row_factory=tuple_row)
                 values = [parameters[name] for name in statement.names]
-                await cursor.execute(statement.text, values, prepare=True, binary=True)
-                return await cursor.fetchall()
+                if self._is_pooled:
+                    async with connection.transaction():
+                        return await _run(connection, statement.text, values, prepare=False)
+                return await _run(connection, statement.text, values, prepare=True)
             except asyncio.CancelledError:
                 await self._discard()  # whatever state the session is in
                 raise
@@ -100,8 +114,12 @@ class HotConnection:
         connection = await self._connect(self._purpose)
         try:
             arrays.register(connection.adapters)
-            for name, value in self._settings.items():
-                await connection.execute("select set_config(%s, %s, false)", [name, value])
+            if self._is_pooled:
+                connection.prepare_threshold = None
+                await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
+            if self._settings:
+                names, values = list(self._settings), list(self._settings.values())
+                await connection.execute(_SETTINGS, [names, values])
         except BaseException:
             await connection.close()
             raise
@@ -117,6 +135,14 @@ class HotConnection:
         is_stale = getattr(error, "sqlstate", None) in ("0A000", "26000")
         if connection.broken or is_stale:
             await self._discard()
+
+
+async def _run(
+    connection: AsyncConnection[Any], text: bytes, values: list[Any], *, prepare: bool
+) -> list[TupleRow]:
+    cursor = AsyncRawCursor(connection, row_factory=tuple_row)
+    await cursor.execute(text, values, prepare=prepare, binary=True)
+    return await cursor.fetchall()
 
 
 class Pauses:

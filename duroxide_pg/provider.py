@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
 
 from duroxide.clock import Clock
 from duroxide.errors import ProviderError
@@ -70,7 +71,11 @@ class PostgresProvider(PostgresAdmin):
         schema: where `migrate.upgrade(dsn, schema)` has put the tables.
         commit_hook: the qualified name of an SQL function that every commit calls first, in its own
             transaction; see docs/reference/postgres.md.
-        wakeup: "listen", or "poll" behind a pooler that gives each transaction another session.
+        migrations: what `start` does about the schema: "verify" that it is what this release needs,
+            "apply" what is missing, or "none".
+        password: called for each new connection, for credentials that expire; may be async.
+        is_pooled: the DSN leads to a pooler that gives each transaction another session (PgBouncer in
+            transaction mode). Everything works by polling then, with more round trips.
         clock: judges leases and visibility instead of the server's clock, for tests.
     """
 
@@ -80,25 +85,30 @@ class PostgresProvider(PostgresAdmin):
         *,
         schema: str = migrate.DEFAULT_SCHEMA,
         commit_hook: str | None = None,
-        wakeup: str = "listen",
+        migrations: Literal["verify", "apply", "none"] = "verify",
+        password: Callable[[], str | Awaitable[str]] | None = None,
+        is_pooled: bool = False,
         clock: Clock | None = None,
     ) -> None:
         if commit_hook is not None and not _IDENTIFIER.fullmatch(commit_hook):
             raise ValueError(f"commit_hook {commit_hook!r} is not the name of a function")
-        if wakeup not in ("listen", "poll"):
-            raise ValueError(f"wakeup {wakeup!r} is neither 'listen' nor 'poll'")
+        if migrations not in ("verify", "apply", "none"):
+            raise ValueError(f"migrations {migrations!r} is not 'verify', 'apply' or 'none'")
         self._dsn = dsn
         self._schema = schema
         self._clock = clock
         self._hook = commit_hook
+        self._migrations = migrations
+        self._password = password
+        self._is_pooled = is_pooled
         self._name = process_name()
         self._nonce = nonces(self._name)
         self._sql = statements(schema)
-        self._turn_polls = HotConnection("turns", self._connect, _RELAXED)
-        self._work = HotConnection("activities", self._connect, _RELAXED)
-        self._reads = HotConnection("reads", self._connect, _SESSION)
-        self._commits = HotConnection("commits", self._connect, _SESSION)
-        self._waiting_commits = HotConnection("commits, waiting", self._connect, _SESSION)
+        self._turn_polls = self._hot("turns", _RELAXED)
+        self._work = self._hot("activities", _RELAXED)
+        self._reads = self._hot("reads", _SESSION)
+        self._commits = self._hot("commits", _SESSION)
+        self._waiting_commits = self._hot("commits, waiting", _SESSION)
         self._lane = self._new_lane(self._commits, waits=False)
         self._waiting_lane = self._new_lane(self._waiting_commits, waits=True)
         self._wakeups = Wakeups(
@@ -109,11 +119,24 @@ class PostgresProvider(PostgresAdmin):
             register=self._sql["register_waiter"],
             wake=self._sql["wake"],
             idle=self._sql["idle"],
-            is_listening_allowed=wakeup == "listen" and clock is None,
+            is_listening_allowed=clock is None and not is_pooled,
         )
         self._commits_under_way: set[asyncio.Task[Sequence[CommitResult]]] = set()
         self._is_blocked_by_us = False
         super().__init__(self._reads, self._sql, self._now_ms)
+
+    @classmethod
+    def connect(cls, database_url: str, **options: Any) -> Self:
+        """A provider that makes or upgrades its schema, `duroxide`, when it starts."""
+        return cls(database_url, migrations="apply", **options)
+
+    @classmethod
+    def connect_with_schema(cls, database_url: str, schema: str, **options: Any) -> Self:
+        """A provider that makes or upgrades the schema of that name when it starts."""
+        return cls(database_url, schema=schema, migrations="apply", **options)
+
+    def _hot(self, purpose: str, settings: Mapping[str, str]) -> HotConnection:
+        return HotConnection(purpose, self._connect, settings, is_pooled=self._is_pooled)
 
     def _new_lane(self, connection: HotConnection, *, waits: bool) -> CommitLane:
         return CommitLane(
@@ -151,12 +174,25 @@ class PostgresProvider(PostgresAdmin):
         Raises:
             SetupError: one of `duroxide_pg.errors`, with its remedy.
         """
-        await asyncio.to_thread(self._require_schema)
+        if self._migrations != "none":
+            await asyncio.to_thread(self._prepare_schema, await self._conninfo())
         self._wakeups.start()
 
-    def _require_schema(self) -> None:
-        with migrate.connect(self._dsn) as connection:
-            migrate.engine_migrations(self._schema).require(connection)
+    def _prepare_schema(self, dsn: str) -> None:
+        ours = migrate.engine_migrations(self._schema)
+        if self._migrations == "apply":
+            ours.upgrade(dsn)
+            return
+        with migrate.connect(dsn) as connection:
+            ours.require(connection)
+
+    async def _conninfo(self) -> str:
+        if self._password is None:
+            return self._dsn
+        password = self._password()
+        if not isinstance(password, str):
+            password = await password
+        return make_conninfo(self._dsn, password=password)
 
     async def close(self) -> None:
         if self._commits_under_way:
@@ -174,7 +210,7 @@ class PostgresProvider(PostgresAdmin):
     async def _connect(self, purpose: str) -> AsyncConnection[Any]:
         try:
             return await AsyncConnection.connect(
-                self._dsn,
+                await self._conninfo(),
                 autocommit=True,
                 connect_timeout=10,
                 application_name=f"duroxide {purpose}",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from duroxide.providers.base import Provider
 from duroxide.testing.clocks import ManualClock
 from duroxide.testing.provider_suite import ProviderSuite
+from duroxide_pg import migrate
 from duroxide_pg.provider import PostgresProvider
+from tests.fixtures.postgres import Database
 from tests.provider.postgres_store import empty, installed_dsn
 
 __all__ = ["installed_dsn"]
@@ -23,3 +29,58 @@ class TestPostgresProvider(ProviderSuite):
         provider = PostgresProvider(self.dsn, clock=clock)
         await provider.start()
         return provider
+
+
+@pytest.mark.long
+class TestPostgresProviderBehindAPooler(TestPostgresProvider):
+    """Without anything that lives in a session: LISTEN, settings, prepared statements."""
+
+    async def new_provider(self, clock: ManualClock) -> Provider:
+        provider = PostgresProvider(self.dsn, clock=clock, is_pooled=True)
+        await provider.start()
+        return provider
+
+
+class TestConnecting:
+    async def test_connect_makes_the_schema(self, database: Database) -> None:
+        provider = PostgresProvider.connect_with_schema(database.dsn, "tenant_a")
+        await provider.start()
+        assert await provider.read_status(["nobody"]) == {}
+        await provider.close()
+        assert migrate.check(database.dsn, "tenant_a").state is migrate.State.CURRENT
+
+    async def test_the_password_is_asked_for_at_each_connection(self, database: Database) -> None:
+        parameters = conninfo_to_dict(database.dsn)
+        password, asked = str(parameters.pop("password")), 0
+
+        async def token() -> str:
+            nonlocal asked
+            asked += 1
+            return password
+
+        dsn = make_conninfo("", **parameters)
+        provider = PostgresProvider(dsn, password=token, migrations="apply")
+        await provider.start()
+        await provider.read_status(["nobody"])
+        await provider.poll_turns(worker="w", want=1, lease_ms=1)
+        await provider.close()
+        assert asked >= 3
+
+    async def test_a_process_keeps_a_handful_of_connections(self, database: Database) -> None:
+        provider = PostgresProvider(database.dsn, migrations="apply")
+        await provider.start()
+        for _ in range(3):
+            await asyncio.gather(
+                *(provider.poll_turns(worker="w", want=1, lease_ms=1) for _ in range(10)),
+                *(provider.poll_activities(worker="w", want=1, lease_ms=1) for _ in range(10)),
+                *(provider.read_status(["nobody"]) for _ in range(10)),
+                *(provider.commit([]) for _ in range(10)),
+            )
+        with psycopg.connect(database.dsn) as connection:
+            row = connection.execute(
+                "select count(*) from pg_stat_activity"
+                " where application_name like 'duroxide %' and datname = current_database()"
+            ).fetchone()
+        assert row is not None
+        assert 3 <= row[0] <= 5
+        await provider.close()

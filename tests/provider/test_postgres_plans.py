@@ -55,7 +55,7 @@ class Explained(PostgresProvider):
     """Collects the plan of everything that it runs."""
 
     def __init__(self, dsn: str) -> None:
-        super().__init__(dsn, wakeup="poll")
+        super().__init__(dsn)
         self.plans: list[dict[str, Any]] = []
 
     async def _connect(self, purpose: str) -> AsyncConnection[Any]:
