@@ -129,6 +129,38 @@ def uninstall(dsn: str, *, even_if_unfinished: bool = False) -> None:
             connection.execute(sql.SQL("drop schema if exists {} cascade").format(schemas))
 
 
+def create_catalog_operators(dsn: str) -> tuple[str, ...]:
+    """Create those operators in `pg_catalog` that are missing there, and return them.
+
+    They are then found under every `search_path`, as with an extension. `pg_dump` leaves them out: call
+    this again after a restore.
+
+    Raises:
+        NotPermitted: the role is no superuser.
+        SchemaMissing: df is not installed.
+    """
+    with migrate.connect(dsn) as connection:
+        migrations().require(connection)
+        if connection.info.parameter_status("is_superuser") != "on":
+            raise NotPermitted(
+                f"the role {connection.info.user!r} may not create operators in 'pg_catalog'",
+                "connect as a superuser; or use the operators of the schemas 'public' and 'df'",
+            )
+        rows = connection.execute(
+            "select o.oprname, format('create operator pg_catalog.%s"
+            " (%srightarg = text, function = %s)', o.oprname,"
+            " case when o.oprleft <> 0 then 'leftarg = text, ' else '' end, o.oprcode)"
+            " from pg_operator as o where o.oprnamespace = 'df'::regnamespace and not exists ("
+            "   select from pg_operator as c where c.oprnamespace = 'pg_catalog'::regnamespace"
+            "   and c.oprname = o.oprname and c.oprleft = o.oprleft and c.oprright = o.oprright)"
+            " order by o.oprname"
+        ).fetchall()
+        with connection.transaction():
+            for _, statement in rows:
+                connection.execute(str(statement).encode())
+    return tuple(str(name) for name, _ in rows)
+
+
 def render_sql() -> str:
     """The whole installation as one script, for people who apply SQL by hand, in one transaction."""
     engine, df = _engine(), migrations()

@@ -104,7 +104,7 @@ begin
 end
 $$;
 
-comment on function df.pause(text) is 'Lets a workflow begin no further step until df.resume; what runs goes on to its end';
+comment on function df.pause(text) is 'Asks that a workflow begin no further step until df.resume; what runs goes on to its end';
 
 create function df.resume(instance_id text) returns text
 language plpgsql strict

@@ -150,3 +150,19 @@ def test_a_lost_operator_is_reported(database: Database) -> None:
     report = install.check(database.dsn)
     assert report.missing == ("the operator |=> in public",)
     assert not report.complete
+
+
+def test_a_superuser_may_put_the_operators_where_everybody_finds_them(database: Database) -> None:
+    install.install(database.dsn)
+    with pytest.raises(NotPermitted, match="connect as a superuser"):
+        install.create_catalog_operators(database.dsn)
+    assert sorted(install.create_catalog_operators(database.superuser_dsn)) == sorted(
+        install.OPERATORS
+    )
+    assert install.create_catalog_operators(database.superuser_dsn) == ()
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute("set search_path = pg_catalog")
+        assert value(connection, "select @> ('a' ~> 'b') = df.loop(df.seq('a', 'b'))") is True
+    install.uninstall(database.dsn)
+    with psycopg.connect(database.dsn) as connection:
+        assert value(connection, "select count(*) from pg_operator where oprname = '~>'") == 0
