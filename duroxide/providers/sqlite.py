@@ -6,7 +6,8 @@ import asyncio
 import os
 import sqlite3
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -34,7 +35,7 @@ from duroxide.providers.base import (
 from duroxide.providers.memory import changes_what_clients_see
 from duroxide.providers.sqlite_admin import SqliteAdmin
 from duroxide.providers.sqlite_store import SQL, SqliteStore, key_values_of, status_of
-from duroxide.providers.wakeup import ChangeFeed, TellingClock, Wakeup
+from duroxide.providers.wakeup import ChangeFeed, Wakeup
 from duroxide.providers.writer import Writer
 from duroxide.state import KeyValue
 from duroxide.version import VersionRange
@@ -43,7 +44,10 @@ T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
-FOREIGN_LOOK_S = 0.02  # how soon a commit of another process is noticed
+# How soon a commit of another process is noticed: sooner while there is another one.
+ALONE_LOOK_S = 0.05
+SHARED_LOOK_S = 0.01
+SHARED_FOR_S = 10.0
 
 _UNTAGGED = TagSelection()
 
@@ -89,6 +93,9 @@ class SqliteProvider(SqliteAdmin):
         self._changes = ChangeFeed()
         self._turn_wakes = 0
         self._activity_wakes = 0
+        self._waiting = 0
+        self._shared_until_s = 0.0
+        self._looking_on: asyncio.AbstractEventLoop | None = None
         self._seen: object = None  # the file as of the last commit that we know of
         self._prefix, self._tokens = uuid.uuid4().hex[:12], 0
 
@@ -259,13 +266,31 @@ class SqliteProvider(SqliteAdmin):
 
     async def _wait(self, wakeup: Wakeup, seen: int, until_ms: int) -> None:
         """Wait for a notification since `seen`, for the time, or for a commit of another process."""
-        while wakeup.count == seen and self._clock.now_ms() < until_ms:
-            if self._path is None or isinstance(self._clock, TellingClock):
+        if wakeup.count == seen:
+            with self._noticing_others():
                 await wakeup.wait(until_ms)
-                return
-            slice_ms = self._clock.now_ms() + int(FOREIGN_LOOK_S * 1000)
-            await wakeup.wait(min(until_ms, slice_ms))
-            self._notice_others()
+
+    @contextmanager
+    def _noticing_others(self) -> Iterator[None]:
+        """While anybody waits here, look at the file every now and then."""
+        loop = asyncio.get_running_loop()
+        self._waiting += 1
+        if self._path is not None and self._looking_on is not loop:
+            self._looking_on = loop
+            loop.call_later(SHARED_LOOK_S, self._look_again, loop)
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._waiting == 0 or self._looking_on is not loop:
+            self._looking_on = None
+            return
+        if self._notice_others():
+            self._shared_until_s = loop.time() + SHARED_FOR_S
+        is_shared = loop.time() < self._shared_until_s
+        loop.call_later(SHARED_LOOK_S if is_shared else ALONE_LOOK_S, self._look_again, loop)
 
     def _look_at_file(self) -> None:
         self._seen = self._file_state()
@@ -394,12 +419,8 @@ class SqliteProvider(SqliteAdmin):
         return await self._run("read_key_values", read)
 
     async def wait_for_change(self, instance_ids: Sequence[InstanceId], *, wait_ms: int) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + wait_ms / 1000
-        while (left_s := end - loop.time()) > 0:
-            slice_s = left_s if self._path is None else min(left_s, FOREIGN_LOOK_S)
-            if await self._changes.wait(instance_ids, slice_s) or self._notice_others():
-                return
+        with self._noticing_others():
+            await self._changes.wait(instance_ids, wait_ms / 1000)
 
     def wake(self, *, turns: bool = False, activities: bool = False) -> None:
         if turns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from duroxide.clock import Clock
@@ -55,37 +56,45 @@ class Wakeup:
             self._waiters.discard(waiter)
 
 
+@dataclass(slots=True, eq=False)
+class _Watch:
+    event: asyncio.Event
+    is_told: bool = False
+
+
 class ChangeFeed:
     """Tells those who wait for an instance that it has changed. For one event loop at a time."""
 
     def __init__(self) -> None:
-        self._waiters: dict[InstanceId, set[asyncio.Future[None]]] = {}
+        self._watches: dict[InstanceId, set[_Watch]] = {}
 
     def tell(self, instance_ids: Iterable[InstanceId]) -> None:
         for instance_id in instance_ids:
-            _wake(self._waiters.get(instance_id, ()))
+            for watch in self._watches.get(instance_id, ()):
+                watch.is_told = True
+                watch.event.set()
 
     def tell_all(self) -> None:
-        self.tell(tuple(self._waiters))
+        self.tell(tuple(self._watches))
 
     async def wait(self, instance_ids: Iterable[InstanceId], seconds: float) -> bool:
         """Wait for a change of one of the instances, for so long; whether there was one."""
         ids = frozenset(instance_ids)
-        waiter = asyncio.get_running_loop().create_future()
+        watch = _Watch(asyncio.Event())
         for instance_id in ids:
-            self._waiters.setdefault(instance_id, set()).add(waiter)
+            self._watches.setdefault(instance_id, set()).add(watch)
         try:
             async with asyncio.timeout(seconds):
-                await waiter
+                await watch.event.wait()
         except TimeoutError:
-            return waiter.done() and not waiter.cancelled()  # told in the very last moment
+            pass
         finally:
             for instance_id in ids:
-                waiters = self._waiters[instance_id]
-                waiters.discard(waiter)
-                if not waiters:
-                    del self._waiters[instance_id]
-        return True
+                watches = self._watches[instance_id]
+                watches.discard(watch)
+                if not watches:
+                    del self._watches[instance_id]
+        return watch.is_told  # perhaps between the end of the time and now
 
 
 def _wake(waiters: Iterable[asyncio.Future[None]]) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
 
+from duroxide.client import AsyncClient
+from duroxide.errors import ProviderError
 from duroxide.providers.base import Provider
 from duroxide.providers.sqlite import SqliteProvider
+from duroxide.providers.wakeup import ChangeFeed
 from duroxide.testing.clocks import ManualClock
 from duroxide.testing.provider_suite import ProviderSuite
 
@@ -28,3 +34,63 @@ class TestSqliteInMemory(ProviderSuite):
         provider = SqliteProvider(None, clock=clock)
         await provider.start()
         return provider
+
+
+async def test_a_change_in_the_very_moment_a_wait_ends_is_not_lost() -> None:
+    feed = ChangeFeed()
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 0.01
+    waiting = asyncio.create_task(feed.wait(["i1"], 0.01))
+    await asyncio.sleep(0)
+    while loop.time() < end:  # the loop is busy until after the time is over
+        pass
+    loop.call_later(0, feed.tell, ["i1"])  # comes in the same round as the end
+    assert await waiting
+
+
+async def test_another_process_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "shared.db"
+    mine = SqliteProvider(path)
+    await mine.start()
+    poll = asyncio.create_task(mine.poll_turns(worker="w", want=1, lease_ms=1_000, wait_ms=30_000))
+    await asyncio.sleep(0.05)
+    program = f"""
+import asyncio
+from duroxide import AsyncClient, SqliteProvider
+
+async def main():
+    provider = SqliteProvider({str(path)!r})
+    async with AsyncClient(provider) as client:
+        await client.start("Greet", instance_id="i1")
+    await provider.close()
+
+asyncio.run(main())
+"""
+    other = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    assert await other.wait() == 0
+    async with asyncio.timeout(5):
+        answer = await poll
+    assert [turn.instance_id for turn in answer.turns] == ["i1"]
+    await mine.close()
+
+
+async def test_a_file_of_a_newer_release_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "newer.db"
+    connection = sqlite3.connect(path)
+    connection.execute("pragma user_version = 99")
+    connection.close()
+    with pytest.raises(ProviderError, match=r"newer.db has schema version 99.*upgrade"):
+        await SqliteProvider(path).start()
+
+
+async def test_what_is_committed_is_there_after_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "kept.db"
+    first = SqliteProvider.open(f"sqlite:{path}")
+    async with AsyncClient(first) as client:
+        await client.start("Greet", instance_id="i1")
+    await first.close()
+    second = SqliteProvider(path, durability="full")
+    await second.start()
+    answer = await second.poll_turns(worker="w", want=1, lease_ms=1_000)
+    assert [turn.instance_id for turn in answer.turns] == ["i1"]
+    await second.close()
