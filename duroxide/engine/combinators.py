@@ -134,7 +134,7 @@ class Shield(DurableFuture[T]):
 
 
 class Mapped(DurableFuture[T]):
-    """Another future's result, seen through a function."""
+    """Another future's result, seen through a function that does not fail."""
 
     __slots__ = ("_function", "_inner")
 
@@ -147,15 +147,10 @@ class Mapped(DurableFuture[T]):
         inner.add_waiter(self._heard)
 
     def _heard(self, inner: DurableFuture[Any]) -> None:
-        if inner._state is not State.DONE:
-            self.settle(inner._state, inner._value)
-            return
-        try:
-            value = self._function(inner._value)
-        except Exception as error:
-            self.settle(State.FAILED, error)
+        if inner._state is State.DONE:
+            self.settle(State.DONE, self._function(inner._value))
         else:
-            self.settle(State.DONE, value)
+            self.settle(inner._state, inner._value)
 
     def _give_up(self) -> None:
         self._inner.forsake(self._heard)
