@@ -11,10 +11,14 @@ import pytest
 
 from duroxide.client import AsyncClient
 from duroxide.providers.memory import MemoryProvider
+from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
 from duroxide.testing.replay import assert_replays
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+# What a stopped worker could not give back is free again soon, and not after half a minute.
+SHORT_LEASES = RuntimeOptions(worker_lock_timeout_ms=500, orchestrator_lock_timeout_ms=500)
 
 EXPECTED: dict[str, Any] = {
     "hello": "Hello, world!",
@@ -60,7 +64,7 @@ async def test_an_example_survives_workers_that_are_stopped_in_the_middle(name: 
     async with AsyncClient(provider) as client:
         scenario = asyncio.create_task(example["scenario"](client))
         for life_ms in range(1, 400):
-            runtime = AsyncRuntime(provider, example["REGISTRY"])
+            runtime = AsyncRuntime(provider, example["REGISTRY"], SHORT_LEASES)
             await runtime.start()
             await asyncio.wait([scenario], timeout=life_ms / 1000)
             await runtime.stop()
