@@ -207,6 +207,8 @@ class ActivityDispatcher:
 
         self._leases.hold(leased.token, leased.expires_at_ms, lose, renewed)
         async with self._limit(definition), self._running:
+            if self._is_draining:
+                return await self._hand_back(leased, definition.name)
             await self._run(leased, definition, context, execute.input, lost)
         return None
 
@@ -321,6 +323,12 @@ class ActivityDispatcher:
         self._leases.ending(leased.token)
         await self._flusher.commit(AbandonActivity(token=leased.token, delay_ms=delay_ms))
         return self._ended(leased, name, "unregistered", 0.0)
+
+    async def _hand_back(self, leased: LeasedActivity, name: str) -> None:
+        """Nothing new is begun any more: somebody else may have it, and it does not count."""
+        self._leases.ending(leased.token)
+        await self._flusher.commit(AbandonActivity(token=leased.token, count_attempt=False))
+        return self._ended(leased, name, "handed_back", 0.0)
 
     async def _poison(self, leased: LeasedActivity, name: str) -> None:
         failure = Failure(

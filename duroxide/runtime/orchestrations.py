@@ -174,7 +174,12 @@ class OrchestrationDispatcher:
     async def _process(self, leased: LeasedTurn) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._leases.hold(leased.token, leased.expires_at_ms, lambda: _drop(task))
+
+        def lost() -> None:
+            self._in_hand.pop(leased.token, None)
+            task.cancel("the lease of the turn was lost")
+
+        self._leases.hold(leased.token, leased.expires_at_ms, lost)
         decision = await self._runner.decide(leased)
         await self._conclude(leased, decision)
 
@@ -382,7 +387,3 @@ def _answer(arrivals: Sequence[Arrival], *, is_recorded: bool) -> None:
 def _park(live: Live | None) -> None:
     if live is not None:
         live.run.park()
-
-
-def _drop(task: asyncio.Task[None]) -> None:
-    task.cancel("the lease of the turn was lost")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from duroxide.engine.run import Run
 from duroxide.engine.turn import TurnResult
 from duroxide.errors import CodecError, NonDeterminismError
 from duroxide.history import OrchestrationStarted
+from duroxide.ids import InstanceId
 from duroxide.providers.base import AbandonTurn, CommitItem, LeasedTurn
 from duroxide.registry import OrchestrationDef, Registry
 from duroxide.runtime.backoff import redelivery_delay_ms
@@ -35,6 +37,7 @@ Definition: TypeAlias = OrchestrationDef[..., object]
 Guard: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 BETWEEN_EXECUTIONS_MS = 100
+SLOW_TURN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +132,7 @@ class TurnRunner:
             seed=self._new_seed(),
             limits=self._options.limits,
         )
+        began = time.perf_counter()
         run = Run.start(
             definition,
             info,
@@ -137,6 +141,7 @@ class TurnRunner:
             prepared=prepared,
             guard=self._guard,
         )
+        _warn_if_slow(leased.instance_id, definition.name, time.perf_counter() - began)
         live = Live(
             instance_id=leased.instance_id,
             execution_id=execution_id,
@@ -157,6 +162,7 @@ class TurnRunner:
         if definition is None:
             return None
         prepared = await _prepare(definition, first.input)
+        began = time.perf_counter()
         run = Run.replay(
             definition,
             events,
@@ -164,6 +170,7 @@ class TurnRunner:
             prepared=prepared,
             guard=self._guard,
         )
+        _warn_if_slow(leased.instance_id, definition.name, time.perf_counter() - began)
         return Live(
             instance_id=leased.instance_id,
             execution_id=leased.execution_id,
@@ -182,7 +189,7 @@ class TurnRunner:
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        now_ms = self._clock.now_ms()
+        now_ms, began = self._clock.now_ms(), time.perf_counter()
         try:
             result = live.run.apply(inbox.inbound, now_ms)
             if is_cached and self._options.cache == "verify":
@@ -190,6 +197,7 @@ class TurnRunner:
         except BaseException:
             live.run.park()
             raise
+        _warn_if_slow(live.instance_id, live.definition.name, time.perf_counter() - began)
         if self._options.cache == "verify":
             live.events.extend(result.events)
         item = turn_item(
@@ -253,6 +261,17 @@ class TurnRunner:
 
 async def _prepare(definition: Definition, text: str) -> object:
     return None if definition.prepare is None else await definition.prepare(text)
+
+
+def _warn_if_slow(instance_id: InstanceId, name: str, seconds: float) -> None:
+    if seconds > SLOW_TURN_S:
+        logger.warning(
+            "a turn of %s (%s) held the event loop for %.1f s: move the work to an activity",
+            instance_id,
+            name,
+            seconds,
+            extra={"instance_id": instance_id, "duration_ms": seconds * 1000},
+        )
 
 
 def hand_back(leased: LeasedTurn, *, delay_ms: int = 0) -> AbandonTurn:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -633,6 +635,54 @@ async def test_what_a_drain_can_not_finish_goes_to_others_at_once() -> None:
             await asyncio.sleep(0.1)
             assert attempts == [1, 1], "at once, and the first delivery does not count"
             await client.result("i1", timeout=HOUR)
+
+
+@virtually
+async def test_draining_begins_nothing_new() -> None:
+    attempts: list[int] = []
+
+    @activity(max_concurrency=1)
+    async def slow(ctx: ActivityContext) -> None:
+        attempts.append(ctx.attempt)
+        await asyncio.sleep(10)
+
+    @orchestration
+    async def wide(ctx: OrchestrationContext) -> None:
+        await ctx.gather(*(ctx.call(slow) for _ in range(4)))
+
+    store = MemoryProvider(LoopClock())
+    async with working(wide, slow, provider=store) as (client, runtime):
+        await client.start(wide, instance_id="i1")
+        await asyncio.sleep(1)
+        assert await runtime.drain(timedelta(seconds=60))
+        assert attempts == [1], "the others wait in the store again"
+    async with working(wide, slow, provider=store) as (client, _):
+        await client.result("i1", timeout=HOUR)
+    assert attempts == [1, 1, 1, 1]
+
+
+@virtually
+async def test_a_turn_that_holds_the_loop_is_named() -> None:
+    records: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record.getMessage())
+
+    @orchestration
+    async def heavy(ctx: OrchestrationContext) -> None:
+        end = time.perf_counter() + 0.55
+        while time.perf_counter() < end:
+            pass
+
+    handler = Keep()
+    logging.getLogger("duroxide.runtime").addHandler(handler)
+    try:
+        async with working(heavy) as (client, _):
+            await client.result(await client.start(heavy, instance_id="i1"))
+    finally:
+        logging.getLogger("duroxide.runtime").removeHandler(handler)
+    assert any("a turn of i1 (heavy) held the event loop for 0." in line for line in records)
 
 
 @virtually
