@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 USE := $(VENV)/.installed-embedded
 DEVELOP := $(VENV)/.installed-dev
 
-.PHONY: demo dev test test-long lint format clean
+.PHONY: demo dev test test-long lint mutants format clean
 .DELETE_ON_ERROR:
 
 demo: $(USE)
@@ -28,6 +28,11 @@ lint: $(DEVELOP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# On request: takes most of an hour. `mutmut results` and `mutmut show NAME` tell about survivors.
+mutants: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut
+	$(BIN)/mutmut run --max-children 2
 
 format: $(DEVELOP)
 	$(BIN)/ruff format .
