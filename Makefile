@@ -30,7 +30,7 @@ lint: $(DEVELOP)
 	$(BIN)/lint-imports
 
 # On request: takes most of an hour. `mutmut results` and `mutmut show NAME` tell about survivors.
-mutants: $(STAMP)
+mutants: $(DEVELOP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut
 	$(BIN)/mutmut run --max-children 2
 
