@@ -38,6 +38,7 @@ from duroxide.limits import (
     MAX_WORKER_TAGS,
     Limits,
 )
+from duroxide.logs import init_tracing
 from duroxide.payload import Codec, JsonCodec
 from duroxide.providers.memory import MemoryProvider
 from duroxide.providers.sqlite import SqliteProvider
@@ -135,6 +136,7 @@ __all__ = [
     "WaitTimeout",
     "Winner",
     "activity",
+    "init_tracing",
     "orchestration",
     "parse_result",
 ]
@@ -142,8 +144,36 @@ __all__ = [
 # Resolved when first used, so that the layer above is not imported by the one below.
 _LAZY = {"PostgresProvider": "duroxide_pg"}
 
+# Names of earlier releases of the official SDK, for programs that still use them.
+_FORMER = frozenset(
+    {
+        "PyClient",
+        "PyDeleteInstanceResult",
+        "PyEvent",
+        "PyExecutionInfo",
+        "PyInstanceFilter",
+        "PyInstanceInfo",
+        "PyInstanceTree",
+        "PyMetricsSnapshot",
+        "PyOrchestrationStatus",
+        "PyPostgresProvider",
+        "PyPruneOptions",
+        "PyPruneResult",
+        "PyQueueDepths",
+        "PyRuntime",
+        "PyRuntimeOptions",
+        "PySqliteProvider",
+        "PySystemMetrics",
+        "PySystemStats",
+    }
+)
+
 
 def __getattr__(name: str) -> Any:
+    if name in _FORMER:
+        name = name.removeprefix("Py")
+        if name in globals():
+            return globals()[name]
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
