@@ -22,7 +22,6 @@ from duroxide.providers.base import (
     FinishActivity,
     LeasedActivity,
     Message,
-    MessageKind,
 )
 from duroxide.state import ClearKeyValue, ClearKeyValues, SetKeyValue
 from duroxide.version import SemVer
@@ -381,14 +380,6 @@ def split(items: Sequence[CommitItem], eager: EagerDispatch | None) -> Iterator[
         leases |= needed
     if group:
         yield Batch(group, _at_most(eager, left))
-
-
-def visible_now(message: Message) -> bool:
-    return message.visible_at_ms is None
-
-
-def starts(message: Message) -> bool:
-    return message.kind is MessageKind.START
 
 
 def _of(kind: type[_Item], items: Sequence[CommitItem]) -> list[_Item]:

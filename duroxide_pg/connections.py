@@ -58,10 +58,6 @@ class HotConnection:
         self._connection: AsyncConnection[Any] | None = None
         self._lock = asyncio.Lock()
 
-    @property
-    def is_busy(self) -> bool:
-        return self._lock.locked()
-
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any]) -> list[TupleRow]:
         """Run a statement in a transaction of its own and return its rows.
 

@@ -85,6 +85,7 @@ class CommitLane:
         self._calls: deque[_Call] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._last_number = 0
+        self._items_under_way = 0
         self._rested_until = 0.0
         self._failed: dict[tuple[int, ...], Attempt] = {}
         self._unsettled: Attempt | None = None  # the one whose last batch has no answer
@@ -110,10 +111,16 @@ class CommitLane:
         own = {id(item) for item in items}
         return attempt.results, [turn for turn in attempt.busy if id(turn) in own]
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether more goes on here than the steps of one orchestration after the other."""
+        return sum(len(call.items) for call in self._calls) + self._items_under_way >= BUSY_FROM
+
     async def _write_all(self) -> None:
         while self._calls:
             await self._rest()
             calls = self._next_calls()
+            self._items_under_way = sum(len(call.items) for call in calls)
             attempt = calls[0].failed or _new_attempt(calls)
             try:
                 await self._settle()
@@ -129,6 +136,8 @@ class CommitLane:
             else:
                 for call in calls:
                     call.attempt.set_result(attempt)
+            finally:
+                self._items_under_way = 0
 
     def _next_calls(self) -> list[_Call]:
         """Calls that can share batches: a failed one goes alone, and one may ask for activities."""

@@ -246,7 +246,7 @@ class PostgresProvider(PostgresAdmin):
         parameters = self._poll_parameters(worker, want, lease_ms, known, held, versions)
         while True:
             parameters["nonce"], parameters["now"] = self._nonce(), self._now_ms()
-            await waiting.look()
+            await waiting.look(is_busy=self._lane.is_busy)
             head, *rows = await self._turn_polls.call(
                 "poll_turns", self._sql["poll_turns"], parameters
             )
@@ -339,7 +339,7 @@ class PostgresProvider(PostgresAdmin):
         }
         while True:
             parameters["nonce"], parameters["now"] = self._nonce(), self._now_ms()
-            await waiting.look()
+            await waiting.look(is_busy=self._lane.is_busy)
             head, *rows = await self._work.call(
                 "poll_activities", self._sql["poll_activities"], parameters
             )

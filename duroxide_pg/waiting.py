@@ -39,9 +39,9 @@ class Waiting:
         self._seen = hint.count
         self._pause_s = SHORTEST_POLL_S
 
-    async def look(self) -> None:
-        """The store is asked now, or very soon: earlier hints are used up."""
-        if self._clock is None and self._deadline_ms > self._now_ms():
+    async def look(self, *, is_busy: bool) -> None:
+        """The store is asked now, or very soon in a busy process: earlier hints are used up."""
+        if is_busy and self._clock is None and self._deadline_ms > self._now_ms():
             await asyncio.sleep(self._hint.rest_s())
         self._seen = self._hint.count
         self._hint.looked_at = asyncio.get_running_loop().time()

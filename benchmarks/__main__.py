@@ -1,0 +1,49 @@
+"""python -m benchmarks run WORKLOAD --dsn ... [--baseline] [--json]"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+
+from benchmarks import bare
+from benchmarks.measure import run
+from benchmarks.workloads import WORKLOADS
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("run", help="run workloads on a PostgreSQL server")
+    command.add_argument("workload", nargs="+", choices=[*WORKLOADS, "all"])
+    command.add_argument("--dsn", required=True, help="a database to work in")
+    command.add_argument("--schema", default="duroxide_benchmark")
+    command.add_argument(
+        "--baseline", action="store_true", help="also bare inserts, one commit each, beside it"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object a line")
+    options = parser.parse_args(arguments)
+    names = list(WORKLOADS) if "all" in options.workload else options.workload
+    for name in names:
+        workload = WORKLOADS[name]
+        report = asyncio.run(run(name, workload, options.dsn, options.schema))
+        result: dict[str, object] = asdict(report)
+        if options.baseline:
+            limit = bare.per_second(workload, options.dsn)
+            result["bare_per_second"] = limit
+            result["ratio_to_bare"] = report.per_second / limit
+        if options.json:
+            print(json.dumps(result))
+            continue
+        print("\n".join(report.lines()))
+        if options.baseline:
+            print(f"{'bare per second':20} {result['bare_per_second']:,.2f}")
+            print(f"{'ratio to bare':20} {result['ratio_to_bare']:,.2f}")
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
