@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -82,6 +84,33 @@ class Home:
     async def may_call(self, role: str, signature: str) -> bool:
         row = await self._row("may_call", role=role, signature=signature)
         return row is not None and bool(row[0])
+
+    @asynccontextmanager
+    async def exclusive(self, name: str) -> AsyncIterator[bool]:
+        """Whether this worker is the only one in a block of that name; if it is not, it must not act."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(_SQL["try_lock"], {"name": name})
+            row = await cursor.fetchone()
+            is_ours = row is not None and bool(row[0])
+            try:
+                yield is_ours
+            finally:
+                if is_ours and not connection.closed:
+                    await connection.execute(_SQL["unlock"], {"name": name})
+
+    async def setting(self, name: str) -> str:
+        """A setting of this installation, as text."""
+        row = await self._row("setting", name=name)
+        assert row is not None
+        return str(row[0])
+
+    async def expired_instances(self, at_most: int) -> list[str]:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(_SQL["expired_instances"], {"at_most": at_most})
+            return [str(row[0]) for row in await cursor.fetchall()]
+
+    async def delete_instances(self, ids: Sequence[str]) -> None:
+        await self._execute("delete_instances", {"ids": list(ids)})
 
     async def _row(self, statement: str, **parameters: Any) -> tuple[Any, ...] | None:
         async with self._pool.connection() as connection:

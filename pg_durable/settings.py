@@ -78,6 +78,9 @@ class Settings:
     http_max_response_bytes: int = _count(
         10 * 1024 * 1024, 1024, 512 * 1024 * 1024, "bytes of a response's body"
     )
+    reconcile_interval: float = _seconds(
+        3600.0, 0.1, 86_400.0, "how often to remove old instances; how old is in df._settings"
+    )
     workflow_timezone: str = _word("UTC", "TimeZone of a step's session")
     engine_schema: str = _word("duroxide", "the schema of the engine's tables")
 

@@ -33,6 +33,7 @@ from pg_durable.compile import orchestrations
 from pg_durable.heartbeat import Heartbeat
 from pg_durable.home import Home
 from pg_durable.identity import Credentials, Login
+from pg_durable.retention import Retention
 from pg_durable.settings import Settings
 from pg_durable.snapshots import Snapshots
 from pg_durable.steps.activity import sql_activity
@@ -221,6 +222,11 @@ class Worker:
         runtime = AsyncRuntime(provider, registry, _runtime_options(settings, self.worker_id))
         await runtime.start()
         stack.push_async_callback(self._stop_runtime, runtime)
+        sweeping = asyncio.create_task(
+            Retention(home, provider, interval_s=settings.reconcile_interval).run(),
+            name="pg_durable: retention",
+        )
+        stack.push_async_callback(_end, sweeping)
         stack.push_async_callback(heartbeat.drain)
         return heartbeat.schema_gone
 
@@ -282,3 +288,8 @@ async def _notified(dsn: str, channel: str, timeout_s: float) -> None:
     except psycopg.OperationalError as error:
         logger.warning("waiting: %s", error)
         await asyncio.sleep(timeout_s)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))

@@ -44,3 +44,40 @@ select df._unclaim_signal_v1(%(waiter_key)s, %(instance_id)s)
 select has_function_privilege(r.oid, to_regprocedure(%(signature)s), 'EXECUTE')
 from pg_roles as r
 where r.rolname = %(role)s and to_regprocedure(%(signature)s) is not null
+
+-- name: try_lock
+-- One worker at a time does what must not be done twice; the lock ends with the session at the latest.
+select pg_try_advisory_lock(hashtextextended(%(name)s, 0))
+
+-- name: unlock
+select pg_advisory_unlock(hashtextextended(%(name)s, 0))
+
+-- name: expired_instances
+-- Instances that ended before the retention time, or are not among the newest to keep. When users last
+-- wrote to a row does not count.
+with ended as (
+    select i.id, coalesce(i.completed_at, i.created_at) as at,
+        row_number() over (order by coalesce(i.completed_at, i.created_at) desc, i.id desc) as place
+    from df.instances as i
+    where i.status in ('completed', 'failed', 'cancelled')
+)
+select e.id
+from ended as e
+where e.at < now() - make_interval(days => df._setting('retention_days')::int)
+    or e.place > df._setting('retain_instances')::bigint
+order by e.at
+limit %(at_most)s
+
+-- name: delete_instances
+-- All that df holds of these instances. Nodes and instances refer to each other; that is checked at the
+-- end of the statement's transaction.
+with nodes as (delete from df.nodes as n where n.instance_id = any (%(ids)s)),
+snapshots as (delete from df._snapshots as s where s.instance_id = any (%(ids)s)),
+waiters as (delete from df._signal_waiters as w where w.instance_id = any (%(ids)s)),
+signals as (delete from df._signals as s where s.instance_id = any (%(ids)s)),
+mailboxes as (delete from df._mailboxes as m where m.instance_id = any (%(ids)s))
+delete from df.instances as i where i.id = any (%(ids)s)
+
+-- name: setting
+-- A setting of this installation.
+select df._setting(%(name)s)

@@ -11,7 +11,7 @@ import psycopg
 from pg_durable.settings import Settings
 from pg_durable.worker import Worker
 from tests.fixtures.postgres import Database
-from tests.fixtures.workflows import Workflows
+from tests.fixtures.workflows import Workflows, eventually
 
 
 def granted(installed: Database, workflows: Workflows, name: str) -> Workflows:
@@ -121,3 +121,38 @@ async def test_a_worker_survives_its_schema(installed: Database) -> None:
         instance = session.start("'select 7 as n'")
         assert await asyncio.to_thread(session.wait, instance) == "completed"
         session.connection.close()
+
+
+async def test_old_instances_are_removed_with_all_that_belongs_to_them(
+    installed: Database, workflows: Workflows
+) -> None:
+    settings = Settings.load({"shutdown_grace": 1.0, "reconcile_interval": 0.2}, {})
+    async with Worker(installed.dsn, settings):
+        old = workflows.start("'select 1' ~> df.loop('select 2', 'select false')")
+        new = workflows.start("'select 1'")
+        for instance in (old, new):
+            assert await asyncio.to_thread(workflows.wait, instance) == "completed"
+        workflows.run(f"update df.instances set completed_at = '2000-01-01' where id = '{old}'")
+
+        def is_gone() -> bool:
+            return workflows.all("select id from df.instances") == [(new,)]
+
+        await asyncio.to_thread(eventually, is_gone, what="the old one was removed")
+    for table in ("df.nodes", "df._snapshots"):
+        assert workflows.all(f"select distinct instance_id from {table}") == [(new,)]
+    engine = "select count(*) from duroxide.instances where instance_id like %s"
+    assert workflows.one(engine, old + "%") == 0
+
+
+async def test_of_a_long_loop_only_the_newest_iterations_are_kept(
+    installed: Database, workflows: Workflows
+) -> None:
+    workflows.run("insert into df._settings values ('keep_executions', '2')")
+    settings = Settings.load({"shutdown_grace": 1.0, "reconcile_interval": 0.2}, {})
+    workflows.run("create table ticks (i int)")
+    async with Worker(installed.dsn, settings):
+        body = "'insert into ticks values (1)'"
+        loop = workflows.start(f"df.loop({body}, 'select count(*) < 5 from ticks')")
+        assert await asyncio.to_thread(workflows.wait, loop) == "completed"
+        kept = "select count(*) from duroxide.executions where instance_id = %s"
+        await asyncio.to_thread(eventually, lambda: workflows.one(kept, loop) <= 2)
