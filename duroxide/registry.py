@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from duroxide.errors import RegistrationError
 from duroxide.payload import JSON, Codec
 from duroxide.retry import RetryPolicy
+from duroxide.schema import parameters_schema, schema_of
 from duroxide.signatures import UNKNOWN, Arguments, Signature, signature_of, underlying
 from duroxide.version import SemVer
 
@@ -386,3 +387,25 @@ class Registry:
         """All, by name."""
         for name in sorted(self._activities):
             yield self._activities[name]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """All that is registered, for people and tools: names, versions, documentation, JSON Schemas."""
+        return [
+            *(_described(d, "orchestration", version=d.version) for d in self.orchestrations()),
+            *(_described(d, "activity") for d in self.activities()),
+        ]
+
+
+def _described(
+    definition: ActivityDef[..., Any] | OrchestrationDef[..., Any], kind: str, **more: str
+) -> dict[str, Any]:
+    signature = definition.signature
+    return {
+        "kind": kind,
+        "name": definition.name,
+        **more,
+        "doc": inspect.getdoc(definition.fn) or "",
+        "parameters": list(signature.names),
+        "input": {} if definition.raw else parameters_schema(signature),
+        "output": {} if definition.raw else schema_of(awaited_result(signature.result)),
+    }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -198,3 +199,47 @@ def test_a_decorated_function_can_still_be_called() -> None:
     assert double.name == "other"
     assert triple.name == "triple"
     assert triple(OrchestrationContext({}), 2) == 6
+
+
+@dataclass
+class Node:
+    name: str
+    colour: Literal["red", "blue"] = "red"
+    sizes: dict[str, int] = field(default_factory=dict)
+    children: list[Node] = field(default_factory=list)
+    due: datetime | None = None
+
+
+@activity
+def grow(node: Node, times: tuple[int, ...] = ()) -> set[str]:
+    """Make it larger."""
+    return set()
+
+
+def test_a_registry_tells_what_it_has_with_schemas() -> None:
+    registry = Registry().add(
+        define_orchestration(native, name="o", version="2.0.0"), grow, nothing
+    )
+    code, first, second = registry.describe()
+    assert code == {
+        "kind": "orchestration",
+        "name": "o",
+        "version": "2.0.0",
+        "doc": "",
+        "parameters": ["x"],
+        "input": {"type": "integer"},
+        "output": {"type": "integer"},
+    }
+    assert (first["name"], first["doc"]) == ("grow", "Make it larger.")
+    assert first["output"] == {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+    assert first["input"]["required"] == ["node"]
+    node = first["input"]["properties"]["node"]
+    assert node["required"] == ["name"]
+    assert node["properties"] == {
+        "name": {"type": "string"},
+        "colour": {"enum": ["red", "blue"]},
+        "sizes": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "children": {"type": "array", "items": {}},
+        "due": {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}]},
+    }
+    assert second["input"] == {"type": "null"}
