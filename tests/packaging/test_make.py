@@ -36,6 +36,7 @@ def make(clone: Path, *arguments: str, **env: str) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.long  # a second environment, for what test_wheel.py shows of the first
 @pytest.mark.timeout(300)
 def test_make_demo_needs_no_more_than_python(clone: Path) -> None:
     done = make(clone, "demo", "ARGS=--private")
