@@ -226,9 +226,7 @@ class ActivityDispatcher:
     ) -> None:
         if context.is_cancelled():
             return self._ended(leased, definition.name, "lost", 0.0)
-        self._observer.activity_started(
-            leased.instance_id, leased.activity_id, definition.name, leased.attempt_count
-        )
+        self._observer.activity_started(_record_of(leased, definition.name, "started", 0.0))
         loop = asyncio.get_running_loop()
         started = loop.time()
         name = f"call of {definition.name} {leased.instance_id}#{leased.activity_id}"
@@ -360,18 +358,20 @@ class ActivityDispatcher:
         self._let_go(leased.token)
         if not is_recorded:
             self._tell_ended(leased, wrote_itself=outcome == "finished")
-        self._observer.activity_ended(
-            ActivityRecord(
-                instance_id=leased.instance_id,
-                execution_id=leased.execution_id,
-                activity_id=leased.activity_id,
-                activity_name=name,
-                attempt=leased.attempt_count,
-                tag=leased.tag,
-                outcome=outcome,
-                seconds=seconds,
-            )
-        )
+        self._observer.activity_ended(_record_of(leased, name, outcome, seconds))
+
+
+def _record_of(leased: LeasedActivity, name: str, outcome: str, seconds: float) -> ActivityRecord:
+    return ActivityRecord(
+        instance_id=leased.instance_id,
+        execution_id=leased.execution_id,
+        activity_id=leased.activity_id,
+        activity_name=name,
+        attempt=leased.attempt_count,
+        tag=leased.tag,
+        outcome=outcome,
+        seconds=seconds,
+    )
 
 
 def _context(

@@ -25,6 +25,8 @@ class Live:
     run: Run
     key_values: Mapping[str, KeyValue]  # as the execution began
     prepared: object
+    began_ms: int  # the first event's time
+    parent: tuple[InstanceId, ExecutionId] | None  # who waits for it
     events: list[Event] = field(default_factory=list)  # kept only to be verified
 
     @property

@@ -39,9 +39,7 @@ class CountingObserver(Observer):
         if record.status is ExecutionStatus.FAILED:
             self._counts["orch_application_errors"] += 1
 
-    def activity_started(
-        self, instance_id: str, activity_id: int, activity_name: str, attempt: int
-    ) -> None:
+    def activity_started(self, record: ActivityRecord) -> None:
         self._counts["worker_dispatcher_items_fetched"] += 1
 
     def activity_ended(self, record: ActivityRecord) -> None:

@@ -374,6 +374,9 @@ class OrchestrationDispatcher:
                 run_seconds=decision.run_seconds,
                 commit_seconds=commit_seconds,
                 is_cached=decision.is_cached,
+                history_events=live.cursor.last_event_id,
+                began_ms=live.began_ms,
+                parent=live.parent,
             )
         )
 

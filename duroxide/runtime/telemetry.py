@@ -34,11 +34,14 @@ class TurnRecord:
     run_seconds: float  # in the engine
     commit_seconds: float  # from ready to durable
     is_cached: bool
+    history_events: int  # of the execution, with those of this turn
+    began_ms: int  # the execution's first event
+    parent: tuple[InstanceId, ExecutionId] | None  # of a child that somebody waits for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivityRecord:
-    """A delivery of an activity that ended here, one way or another."""
+    """A delivery of an activity that begins here, or that ended here, one way or another."""
 
     instance_id: InstanceId
     execution_id: ExecutionId
@@ -46,7 +49,7 @@ class ActivityRecord:
     activity_name: str
     attempt: int
     tag: str | None
-    outcome: str  # success, failure, cancelled, lost, poisoned, unregistered, handed_back
+    outcome: str  # started, or success, finished, failure, cancelled, lost, poisoned, unregistered, handed_back
     seconds: float  # in the activity's code
 
 
@@ -58,9 +61,8 @@ class Observer:
     def turn_refused(self, instance_id: InstanceId, reason: str) -> None:
         """The turn was not written: lease lost, history conflict, nondeterminism, no handler ..."""
 
-    def activity_started(
-        self, instance_id: InstanceId, activity_id: EventId, activity_name: str, attempt: int
-    ) -> None: ...
+    def activity_started(self, record: ActivityRecord) -> None:
+        """Called in the context in which the activity's code will run."""
 
     def activity_ended(self, record: ActivityRecord) -> None: ...
 
@@ -93,10 +95,8 @@ class Observers(Observer):
     def turn_refused(self, instance_id: InstanceId, reason: str) -> None:
         self._tell("turn_refused", instance_id, reason)
 
-    def activity_started(
-        self, instance_id: InstanceId, activity_id: EventId, activity_name: str, attempt: int
-    ) -> None:
-        self._tell("activity_started", instance_id, activity_id, activity_name, attempt)
+    def activity_started(self, record: ActivityRecord) -> None:
+        self._tell("activity_started", record)
 
     def activity_ended(self, record: ActivityRecord) -> None:
         self._tell("activity_ended", record)

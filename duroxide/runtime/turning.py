@@ -16,12 +16,12 @@ from duroxide.engine.run import Run
 from duroxide.engine.turn import TurnResult
 from duroxide.errors import CodecError, NonDeterminismError
 from duroxide.history import OrchestrationStarted
-from duroxide.ids import InstanceId
+from duroxide.ids import ExecutionId, InstanceId
 from duroxide.providers.base import AbandonTurn, CommitItem, LeasedTurn
 from duroxide.registry import OrchestrationDef, Registry
 from duroxide.runtime.backoff import redelivery_delay_ms
 from duroxide.runtime.cache import Live, LiveCache
-from duroxide.runtime.inbox import Inbox, read_inbox
+from duroxide.runtime.inbox import Beginning, Inbox, read_inbox
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.orphans import Orphans
 from duroxide.runtime.poison import poisoned
@@ -132,11 +132,11 @@ class TurnRunner:
             seed=self._new_seed(),
             limits=self._options.limits,
         )
-        began = time.perf_counter()
+        began, now_ms = time.perf_counter(), self._clock.now_ms()
         run = Run.start(
             definition,
             info,
-            now_ms=self._clock.now_ms(),
+            now_ms=now_ms,
             key_values=leased.key_values,
             prepared=prepared,
             guard=self._guard,
@@ -149,6 +149,8 @@ class TurnRunner:
             run=run,
             key_values=leased.key_values,
             prepared=prepared,
+            began_ms=now_ms,
+            parent=_parent(beginning),
         )
         return self.apply(leased, inbox, live, is_cached=False)
 
@@ -178,7 +180,9 @@ class TurnRunner:
             run=run,
             key_values=leased.key_values,
             prepared=prepared,
-            events=list(events),
+            began_ms=events[0].timestamp_ms,
+            parent=_parent(first),
+            events=list(events) if self._options.cache == "verify" else [],
         )
 
     def apply(self, leased: LeasedTurn, inbox: Inbox, live: Live, *, is_cached: bool) -> Decision:
@@ -257,6 +261,12 @@ class TurnRunner:
         return Decision(
             item=turn_item(leased, result, execution_id=execution_id, consumed=consumed)
         )
+
+
+def _parent(beginning: Beginning | OrchestrationStarted) -> tuple[InstanceId, ExecutionId] | None:
+    if beginning.parent_instance is None:
+        return None
+    return beginning.parent_instance, beginning.parent_execution_id or 1
 
 
 async def _prepare(definition: Definition, text: str) -> object:
