@@ -73,6 +73,8 @@ def started_event(info: StartInfo, now_ms: int) -> Event:
 
 def _unusual(limits: Limits) -> dict[str, int] | None:
     """The limits that differ from the defaults, which the engine mark stands for."""
+    if limits == DEFAULT_LIMITS:  # nearly always, and much cheaper than two dictionaries
+        return None
     usual = DEFAULT_LIMITS.to_mapping()
     return {k: v for k, v in limits.to_mapping().items() if v != usual[k]} or None
 
