@@ -15,6 +15,7 @@ from duroxide.codec import decode_events
 from duroxide.errors import ClientError, InstanceNotFound, ProviderError, WaitTimeout
 from duroxide.history import Event
 from duroxide.ids import ExecutionId, InstanceId
+from duroxide.management import Management
 from duroxide.payload import JSON, Codec
 from duroxide.providers.base import Enqueue, InstanceStatus, Provider
 from duroxide.registry import OrchestrationDef
@@ -62,7 +63,7 @@ class Signal:
     queued: bool = False
 
 
-class AsyncClient:
+class AsyncClient(Management):
     """Starts, steers and watches instances through a store.
 
     A retryable `ProviderError` means that the outcome is unknown. Starting again is safe; raising an

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from duroxide.activity_context import ActivityContext
 from duroxide.client import AsyncClient, Signal
@@ -79,9 +79,7 @@ class Client:
 
     @property
     def _admin(self) -> base.ProviderAdmin:
-        if not hasattr(self._provider, "delete_instances"):
-            raise ClientError(f"the {self._provider.name} provider has no management methods")
-        return cast("base.ProviderAdmin", self._provider)
+        return self._client.admin
 
     # Starting and steering.
 
@@ -245,13 +243,7 @@ class Client:
         Raises:
             ClientError: it is running, unknown, or itself a child.
         """
-        info = self.get_instance_info(instance_id)
-        if info.parent_instance_id is not None:
-            raise ClientError(
-                f"Cannot delete sub-orchestration {instance_id!r} directly: delete the root"
-            )
-        tree = self.get_instance_tree(instance_id).all_ids
-        result = self._call(self._admin.delete_instances(tree, force=force))
+        result = self._call(self._client.delete(instance_id, force=force))
         return DeleteInstanceResult(*_fields(result))
 
     def delete_instance_bulk(self, filter: InstanceFilter | None = None) -> DeleteInstanceResult:  # noqa: A002 - the SDK's name

@@ -1,0 +1,146 @@
+"""What people and their tools ask of a store, off the hot path: lists, trees, deletion, export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
+
+from duroxide.errors import ClientError, InstanceNotFound
+from duroxide.ids import InstanceId
+from duroxide.providers.base import (
+    DeleteResult,
+    ExecutionInfo,
+    InstanceFilter,
+    InstanceStats,
+    InstanceStatus,
+    Provider,
+    ProviderAdmin,
+    PruneOptions,
+    PruneResult,
+    QueueDepths,
+    SystemMetrics,
+)
+
+EXPORT_FORMAT = 1
+
+
+class Management:
+    """The management half of `AsyncClient`.
+
+    Every method raises `ClientError` where the store offers no management, and `ProviderError` where
+    it fails or refuses.
+    """
+
+    provider: Provider
+
+    @property
+    def admin(self) -> ProviderAdmin:
+        """The store's own management calls."""
+        if not hasattr(self.provider, "delete_instances"):
+            raise ClientError(f"the {self.provider.name} provider has no management methods")
+        return cast("ProviderAdmin", self.provider)
+
+    async def instances(
+        self, *, status: str | None = None, limit: int | None = None
+    ) -> Sequence[InstanceStatus]:
+        """Instances, newest first.
+
+        Args:
+            status: only those: `Running`, `Completed`, `Failed` or `ContinuedAsNew`.
+            limit: at most so many; None: all.
+        """
+        return await self.admin.list_instances(status=status, limit=limit)
+
+    async def executions(self, instance_id: InstanceId) -> Sequence[ExecutionInfo]:
+        """The executions that continue-as-new has made of an instance, oldest first.
+
+        Raises:
+            InstanceNotFound: the store does not know it.
+        """
+        found = await self.admin.list_executions(instance_id)
+        if not found:
+            raise InstanceNotFound(instance_id)
+        return found
+
+    async def tree(self, instance_id: InstanceId) -> Sequence[InstanceId]:
+        """An instance and all its descendants, parents first."""
+        return await self.admin.instance_tree(instance_id)
+
+    async def delete(self, instance_id: InstanceId, *, force: bool = False) -> DeleteResult:
+        """Delete an instance with all its descendants, or nothing.
+
+        Args:
+            force: also if it runs. Its activities that run go on until they notice.
+
+        Raises:
+            InstanceNotFound: the store does not know it.
+            ClientError: it is a child: delete its root.
+            ProviderError: it runs, and not `force`.
+        """
+        state = (await self.provider.read_status([instance_id])).get(instance_id)
+        if state is None:
+            raise InstanceNotFound(instance_id)
+        if state.parent_instance_id is not None:
+            raise ClientError(
+                f"Cannot delete sub-orchestration {instance_id!r} directly: delete the root"
+            )
+        return await self.admin.delete_instances(await self.tree(instance_id), force=force)
+
+    async def delete_many(self, which: InstanceFilter) -> DeleteResult:
+        """Delete ended root instances with their trees; a tree of which something runs stays."""
+        return await self.admin.delete_instances_by_filter(which)
+
+    async def prune(self, instance_id: InstanceId, options: PruneOptions) -> PruneResult:
+        """Delete old executions of an instance; the current one always stays."""
+        return await self.admin.prune_executions(instance_id, options)
+
+    async def prune_many(self, which: InstanceFilter, options: PruneOptions) -> PruneResult:
+        return await self.admin.prune_executions_by_filter(which, options)
+
+    async def metrics(self) -> SystemMetrics:
+        return await self.admin.system_metrics()
+
+    async def queue_depths(self) -> QueueDepths:
+        return await self.admin.queue_depths()
+
+    async def stats(self, instance_id: InstanceId) -> InstanceStats | None:
+        """Sizes of an instance; None if the store does not know it."""
+        return await self.admin.instance_stats(instance_id)
+
+    async def export(self, instance_id: InstanceId) -> AsyncIterator[str]:
+        """An instance as lines of JSON, to be kept or to be replayed elsewhere.
+
+        The first line describes the instance; then comes, for each execution, a line that describes
+        it, followed by its events, a line each, as they are stored. Payloads are in it.
+
+        Raises:
+            InstanceNotFound: the store does not know it.
+        """
+        state = (await self.provider.read_status([instance_id])).get(instance_id)
+        if state is None:
+            raise InstanceNotFound(instance_id)
+        yield _line(
+            "instance",
+            format=EXPORT_FORMAT,
+            instance_id=instance_id,
+            name=state.name,
+            version=state.version,
+            status=state.status.value,
+            parent_instance_id=state.parent_instance_id,
+            created_at_ms=state.created_at_ms,
+        )
+        for info in await self.executions(instance_id):
+            yield _line(
+                "execution",
+                execution_id=info.execution_id,
+                status=info.status.value,
+                started_at_ms=info.started_at_ms,
+                completed_at_ms=info.completed_at_ms,
+            )
+            for event in await self.provider.read_history(instance_id, info.execution_id):
+                yield event
+
+
+def _line(about: str, **facts: object) -> str:
+    return json.dumps({"export": about, **facts}, separators=(",", ":"))

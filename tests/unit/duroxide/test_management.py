@@ -1,0 +1,120 @@
+"""Lists, trees, deletion and export, on the stores that need no server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from duroxide.client import AsyncClient
+from duroxide.context import OrchestrationContext
+from duroxide.decorators import orchestration
+from duroxide.errors import ClientError, InstanceNotFound, ProviderError
+from duroxide.providers.base import InstanceFilter, PruneOptions
+from duroxide.providers.memory import MemoryProvider
+from duroxide.providers.sqlite import SqliteProvider
+from duroxide.registry import Registry
+from duroxide.runtime.runtime import AsyncRuntime
+from duroxide.testing.replay import assert_replays
+
+
+@orchestration
+async def leaf(ctx: OrchestrationContext) -> int:
+    return 1
+
+
+@orchestration
+async def root(ctx: OrchestrationContext) -> int:
+    return int(await ctx.call_child(leaf))
+
+
+@orchestration
+async def rounds(ctx: OrchestrationContext, left: int) -> int:
+    if left:
+        ctx.continue_as_new(left - 1)
+    return left
+
+
+@orchestration
+async def waiting(ctx: OrchestrationContext) -> None:
+    await ctx.wait_event("never")
+
+
+@asynccontextmanager
+async def working(store: Any) -> AsyncIterator[AsyncClient]:
+    registry = Registry().add(leaf, root, rounds, waiting)
+    async with AsyncClient(store) as client, AsyncRuntime(store, registry):
+        yield client
+    await store.close()
+
+
+@pytest.fixture(params=[MemoryProvider, SqliteProvider.in_memory])
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncClient]:
+    async with working(request.param()) as client:
+        yield client
+
+
+async def test_a_tree_is_deleted_as_a_whole_from_its_root(client: AsyncClient) -> None:
+    await client.result(await client.start(root, instance_id="r"))
+    tree = await client.tree("r")
+    assert tree[0] == "r"
+    assert len(tree) == 2
+    with pytest.raises(ClientError, match="delete the root"):
+        await client.delete(tree[1])
+    deleted = await client.delete("r")
+    assert deleted.instances_deleted == 2
+    assert await client.instances() == []
+
+
+async def test_what_runs_is_deleted_only_by_force(client: AsyncClient) -> None:
+    await client.start(waiting, instance_id="w")
+    await client.wait_until("w", lambda state: True)
+    with pytest.raises(ProviderError, match="still running"):
+        await client.delete("w")
+    await client.delete("w", force=True)
+    with pytest.raises(InstanceNotFound, match="'w'"):
+        await client.delete("w")
+
+
+async def test_lists_counts_and_bulk_deletion(client: AsyncClient) -> None:
+    for number in range(3):
+        await client.result(await client.start(leaf, instance_id=f"leaf-{number}"))
+    await client.start(waiting, instance_id="w")
+    await client.wait_until("w", lambda state: True)
+    newest = await client.instances(limit=2)
+    assert [state.instance_id for state in newest] == ["w", "leaf-2"]
+    assert len(await client.instances(status="Completed")) == 3
+    assert (await client.metrics()).running_instances == 1
+    assert (await client.queue_depths()).worker_queue == 0
+    stats = await client.stats("leaf-0")
+    assert stats is not None
+    assert stats.history_event_count == 2
+    gone = await client.delete_many(InstanceFilter(limit=2))
+    assert gone.instances_deleted == 2
+
+
+async def test_old_executions_are_pruned(client: AsyncClient) -> None:
+    assert await client.result(await client.start(rounds, 4, instance_id="r")) == 0
+    assert [info.execution_id for info in await client.executions("r")] == [1, 2, 3, 4, 5]
+    assert (await client.prune("r", PruneOptions(keep_last=2))).executions_deleted == 3
+    pruned = await client.prune_many(InstanceFilter(), PruneOptions(keep_last=1))
+    assert pruned.executions_deleted == 1
+    assert [info.execution_id for info in await client.executions("r")] == [5]
+    with pytest.raises(InstanceNotFound):
+        await client.executions("unknown")
+
+
+async def test_an_exported_instance_can_be_replayed(client: AsyncClient) -> None:
+    await client.result(await client.start(rounds, 1, instance_id="r"))
+    lines = [line async for line in client.export("r")]
+    about = json.loads(lines[0])
+    assert (about["export"], about["name"], about["status"]) == ("instance", "rounds", "Completed")
+    starts = [n for n, line in enumerate(lines) if json.loads(line).get("export") == "execution"]
+    assert len(starts) == 2
+    assert_replays(lines[starts[0] + 1 : starts[1]], rounds)
+    assert_replays(lines[starts[1] + 1 :], rounds)
+    with pytest.raises(InstanceNotFound):
+        [line async for line in client.export("unknown")]
