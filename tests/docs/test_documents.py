@@ -58,7 +58,8 @@ def test_the_blocks_of_a_document_run_in_order(
         for block in blocks_of(path):
             try:
                 if block.is_output:
-                    assert shown(printed) == shown(block.text), f"{block} prints something else"
+                    if shown(printed) != shown(block.text):
+                        raise StepFailed(f"what is printed is\n{printed}")
                 elif block.runs and block.language == "sql":
                     printed = psql.run(block.text)
                 elif block.runs:
