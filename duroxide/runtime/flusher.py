@@ -15,7 +15,10 @@ from duroxide.providers.base import (
     CommitCode,
     CommitItem,
     CommitResult,
+    CommitTurn,
     EagerDispatch,
+    Enqueue,
+    FinishActivity,
     Provider,
 )
 from duroxide.runtime.backoff import Backoff
@@ -24,6 +27,7 @@ from duroxide.runtime.telemetry import Observer
 logger = logging.getLogger("duroxide.runtime")
 
 MAX_BATCH = 128
+MAX_BATCH_CHARACTERS = 4_000_000  # of payload: no neighbour waits behind tens of megabytes
 PATIENCE_S = 0.25  # that one batch keeps the next ones waiting
 MAX_SLOW = 8
 
@@ -38,7 +42,8 @@ class Flusher:
     """Commits items in batches and gives each caller the answer to his own.
 
     An idle process commits a batch of one at once; a busy one commits larger batches, because more
-    becomes ready while the last one is written. An answer is given only once it is durable.
+    becomes ready while the last one is written, up to a number of items and an amount of text; one
+    item goes whatever its size. An answer is given only once it is durable.
 
     A retryable error means that the outcome is unknown: the same batch is sent again until the store
     answers, however long that takes; the store recognises turns that it has already written. Any other
@@ -55,12 +60,14 @@ class Flusher:
         observer: Observer,
         offer: Callable[[], EagerDispatch | None] = lambda: None,
         max_batch: int = MAX_BATCH,
+        max_characters: int = MAX_BATCH_CHARACTERS,
         draw: random.Random | None = None,
     ) -> None:
         self._provider = provider
         self._observer = observer
         self._offer = offer
         self._max_batch = max_batch
+        self._max_characters = max_characters
         self._draw = draw
         self._waiting: deque[_Entry] = deque()
         self._arrived = asyncio.Event()
@@ -86,13 +93,23 @@ class Flusher:
         try:
             while True:
                 await self._arrived.wait()
-                count = min(len(self._waiting), self._max_batch)
-                batch = [self._waiting.popleft() for _ in range(count)]
+                batch = self._take()
                 if not self._waiting:
                     self._arrived.clear()
                 await self._begin(batch)
         finally:
             await self._close()
+
+    def _take(self) -> list[_Entry]:
+        """The next batch: at least one item, and no more items and text than are allowed."""
+        batch = [self._waiting.popleft()]
+        left = self._max_characters - _characters(batch[0].item)
+        while self._waiting and len(batch) < self._max_batch:
+            left -= _characters(self._waiting[0].item)
+            if left < 0:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
 
     async def _begin(self, batch: Sequence[_Entry]) -> None:
         """Write a batch, but wait only for so long: it may hold a turn whose rows a user has locked."""
@@ -149,3 +166,16 @@ class Flusher:
 def _answer(entry: _Entry, result: CommitResult) -> None:
     if not entry.answer.done():
         entry.answer.set_result(result)
+
+
+def _characters(item: CommitItem) -> int:
+    """How much text an item carries: cheaper than its bytes, and near enough."""
+    match item:
+        case CommitTurn():
+            bodies = sum(len(a.body) for a in item.activities)
+            bodies += sum(len(m.body) for m in item.messages)
+            return sum(map(len, item.events)) + sum(map(len, item.projections)) + bodies
+        case FinishActivity(completion=message) | Enqueue(message=message):
+            return 0 if message is None else len(message.body)
+        case _:
+            return 0

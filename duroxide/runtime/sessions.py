@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from typing import cast
 
 from duroxide.errors import ProviderError
-from duroxide.providers.base import LeasedActivity, Provider, SessionOwner
+from duroxide.providers.base import LeasedActivity, Provider, ProviderAdmin, SessionOwner
 from duroxide.runtime.telemetry import Observer
 
 logger = logging.getLogger("duroxide.runtime")
+
+SWEEP_S = 300.0
 
 
 class SessionKeeper:
@@ -19,6 +22,8 @@ class SessionKeeper:
     Args:
         owner: under whose name; a stable one survives a restart.
         limit: of distinct sessions with activities in flight.
+        sweep_s: how often sessions that nobody holds and nothing waits for are removed, whoever had
+            them; a store without management keeps them.
     """
 
     def __init__(
@@ -31,6 +36,7 @@ class SessionKeeper:
         buffer_ms: int,
         idle_ms: int,
         observer: Observer,
+        sweep_s: float = SWEEP_S,
     ) -> None:
         self._provider = provider
         self._owner = owner
@@ -39,6 +45,7 @@ class SessionKeeper:
         self._tick_s = max(lease_ms - buffer_ms, 1) / 1000
         self._idle_ms = idle_ms
         self._observer = observer
+        self._sweep_s = sweep_s
         self._in_flight: Counter[str] = Counter()
         self._has_claimed = asyncio.Event()
 
@@ -58,7 +65,27 @@ class SessionKeeper:
             self._in_flight += Counter()  # keeps only those above zero
 
     async def run(self) -> None:
-        """Renew until cancelled; a process without sessions asks nothing."""
+        """Renew and sweep until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._renew(), name="duroxide: renew sessions")
+            group.create_task(self._sweep(), name="duroxide: sweep sessions")
+
+    async def _sweep(self) -> None:
+        """Dead owners don't clean up after themselves, so every process does."""
+        if not hasattr(self._provider, "cleanup_sessions"):
+            return
+        admin = cast("ProviderAdmin", self._provider)
+        while True:
+            await asyncio.sleep(self._sweep_s)
+            try:
+                await admin.cleanup_sessions(idle_ms=self._idle_ms)
+            except ProviderError as error:
+                self._observer.store_failed("cleanup_sessions", error)
+            except Exception:  # a defect of the provider must not stop renewals
+                logger.exception("cleanup_sessions raised what is not a ProviderError")
+
+    async def _renew(self) -> None:
+        """A process without sessions asks nothing."""
         while True:
             await self._has_claimed.wait()
             await asyncio.sleep(self._tick_s)

@@ -67,6 +67,29 @@ async def test_what_becomes_ready_during_a_commit_goes_together() -> None:
     assert [len(batch) for batch in store.batches] == [1, 5]
 
 
+async def test_a_batch_holds_only_so_much_text_but_always_an_item() -> None:
+    store = Scripted()
+    store.gate = asyncio.Event()
+    flusher = Flusher(store, observer=Observer(), max_characters=10)
+    task = asyncio.create_task(flusher.run())
+    names = ["first", "four", "more", "x", "larger than the limit", "y"]
+    bodies: dict[CommitItem, str] = {hello(name): name for name in names}
+    commits = [asyncio.create_task(flusher.commit(hello(name))) for name in names[:1]]
+    await store.called.wait()
+    commits += [asyncio.create_task(flusher.commit(hello(name))) for name in names[1:]]
+    await asyncio.sleep(0)
+    store.gate.set()
+    assert all(result.ok for result in await asyncio.gather(*commits))
+    task.cancel()
+    await asyncio.wait((task,))
+    assert [list(map(bodies.get, batch)) for batch in store.batches] == [
+        ["first"],
+        ["four", "more", "x"],
+        ["larger than the limit"],
+        ["y"],
+    ]
+
+
 class OneIsHeld(Scripted):
     """Keeps a batch that holds the item waiting, as a store does for rows that a user has locked."""
 

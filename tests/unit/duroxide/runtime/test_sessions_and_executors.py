@@ -19,6 +19,7 @@ from duroxide.providers.memory import MemoryProvider
 from duroxide.registry import Registry, define_activity
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
+from duroxide.runtime.sessions import SWEEP_S
 from duroxide.testing.virtualtime import LoopClock, run_virtual
 from tests.unit.duroxide.runtime.test_runtime import working
 
@@ -50,6 +51,27 @@ def test_a_session_stays_with_one_worker_until_it_is_gone() -> None:
 
     run_virtual(scenario())
     assert [len(workers) for workers in where.values()] == [1] * 6
+
+
+def test_sessions_of_workers_that_are_gone_are_swept() -> None:
+    @activity
+    async def visit(ctx: ActivityContext) -> None: ...
+
+    @orchestration
+    async def once(ctx: OrchestrationContext) -> None:
+        await ctx.call(visit, session="s")
+
+    async def scenario() -> None:
+        clock = LoopClock()
+        store = MemoryProvider(clock)
+        async with working(once, visit, provider=store, worker_node_id="gone") as (client, _):
+            await client.result(await client.start(once))
+        assert await store.renew_sessions(owner="gone", lease_ms=1_000, idle_ms=60_000) == 1
+        async with working(provider=store, worker_node_id="other"):
+            await asyncio.sleep(SWEEP_S + 1)
+        assert await store.cleanup_sessions(idle_ms=0) == 0
+
+    run_virtual(scenario())
 
 
 def test_no_more_sessions_are_claimed_than_allowed() -> None:
