@@ -1,9 +1,11 @@
-"""Every example does what it says, also when its worker is stopped again and again in the middle."""
+"""Every example does what it says, also when its worker is stopped or killed in the middle."""
 
 from __future__ import annotations
 
 import asyncio
-import runpy
+import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,11 @@ import pytest
 
 from duroxide.client import AsyncClient
 from duroxide.providers.memory import MemoryProvider
+from duroxide.providers.sqlite import SqliteProvider
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
 from duroxide.testing.replay import assert_replays
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.examples.load import EXAMPLES, load, path_of
 
 # What a stopped worker could not give back is free again soon, and not after half a minute.
 SHORT_LEASES = RuntimeOptions(worker_lock_timeout_ms=500, orchestrator_lock_timeout_ms=500)
@@ -40,13 +42,23 @@ EXPECTED: dict[str, Any] = {
 }
 
 
-def load(name: str) -> dict[str, Any]:
-    return runpy.run_path(str(EXAMPLES / name / f"{name}.py"), run_name=name)
+PATIENCE_S = 60
+DEATHS = (1, 2)  # after the first commit of the first worker, after the second of the second
 
 
 def test_there_is_an_expectation_for_every_example() -> None:
     found = {p.parent.name for p in EXAMPLES.glob("*/*.py") if p.stem == p.parent.name}
     assert set(EXPECTED) <= found
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+async def test_an_example_is_a_program(name: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(path_of(name)), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == 0
+    assert output.strip()
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -75,3 +87,44 @@ async def test_an_example_survives_workers_that_are_stopped_in_the_middle(name: 
             started = await client.history(state.instance_id)
             code = example["REGISTRY"].orchestration(state.name, state.version)
             assert_replays(list(started), code)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+async def test_an_example_survives_workers_that_are_killed_in_the_middle(
+    name: str, tmp_path: Path
+) -> None:
+    effects = tmp_path / "effects"
+    provider = SqliteProvider(tmp_path / "store.db")
+    async with AsyncClient(provider) as client:
+        scenario = asyncio.create_task(load(name)["scenario"](client))
+        for commits in DEATHS:
+            worker = await start_worker(name, tmp_path / "store.db", effects, str(commits))
+            assert await asyncio.wait_for(worker.wait(), PATIENCE_S) == -signal.SIGKILL
+            if commits == DEATHS[0]:
+                assert not scenario.done(), "killed in the middle"
+        worker = await start_worker(name, tmp_path / "store.db", effects)
+        try:
+            assert await asyncio.wait_for(scenario, PATIENCE_S) == EXPECTED[name]
+        finally:
+            with suppress(ProcessLookupError):
+                worker.kill()
+            await worker.wait()
+    await provider.close()
+    assert_that_what_is_recorded_is_not_done_again(effects.read_text().splitlines())
+
+
+async def start_worker(name: str, *arguments: Path | str) -> asyncio.subprocess.Process:
+    program = ("-m", "tests.examples.worker", name, *map(str, arguments))
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *program, cwd=EXAMPLES.parent, stderr=asyncio.subprocess.DEVNULL
+    )
+
+
+def assert_that_what_is_recorded_is_not_done_again(lines: list[str]) -> None:
+    """An activity may begin more than once, but not after its result was recorded."""
+    recorded: set[str] = set()
+    for line in lines:
+        what, activity = line.split(" ", 1)
+        assert activity not in recorded, f"{line}, after it was recorded"
+        if what == "recorded":
+            recorded.add(activity)
