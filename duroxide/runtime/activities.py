@@ -158,14 +158,18 @@ class ActivityDispatcher:
 
     # Ending.
 
+    def begin_nothing_new(self) -> None:
+        """From now on, hand back what a commit leases to this process."""
+        self._is_draining = True
+
     async def drain(self) -> None:
         """Take nothing new and wait until everything in hand has ended."""
-        self._is_draining = True
+        self.begin_nothing_new()
         await self._slots.idle()
 
     async def stop(self) -> list[CommitItem]:
         """Cancel what still runs; returns what gives it back to the store."""
-        self._is_draining = True
+        self.begin_nothing_new()
         await self._slots.cancel()
         back: list[CommitItem] = [
             AbandonActivity(token=token, count_attempt=False) for token in self._in_hand

@@ -49,6 +49,7 @@ from duroxide.state import ExecutionStatus
 logger = logging.getLogger("duroxide.runtime")
 
 REFRESH_S = 0.05  # until a waiting poll is told of instances that were kept meanwhile
+COMMIT_END_S = 1.0  # for commits under way when the process stops: they may lease activities to it
 
 _APPLIED = CommitResult(code=CommitCode.APPLIED)
 
@@ -93,6 +94,7 @@ class OrchestrationDispatcher:
         )
         self._residents = Residents(run=self._run_resident, release=self._release)
         self._in_hand: dict[TurnToken, InstanceId] = {}
+        self._committing: set[asyncio.Task[None]] = set()
         self._asked_for: frozenset[TurnToken] = frozenset()
         self._refresh: asyncio.TimerHandle | None = None
         can = provider.capabilities
@@ -152,6 +154,8 @@ class OrchestrationDispatcher:
         """Cancel what still runs; returns what gives it back to the store."""
         if self._refresh is not None:
             self._refresh.cancel()
+        if self._committing:
+            await asyncio.wait(self._committing, timeout=COMMIT_END_S)
         await self._slots.cancel()
         for resident in self._residents.everybody():
             self._residents.leave(resident)
@@ -222,30 +226,41 @@ class OrchestrationDispatcher:
                 keep_lease_ms=self._leases.lease_ms if keeps else None,
             )
         self._leases.ending(leased.token)
+        self._note_that_this_task_commits()
         try:
             answer = await self._flusher.commit(item)
         except BaseException:
             _park(live)
             raise
+        # Not if the lease ran out before the answer came, and this process has got it again.
+        is_ours = self._residents.get(leased.instance_id) is resident
         is_written = answer.ok and isinstance(item, CommitTurn)
         _answer(arrivals, is_recorded=is_written)
         if is_written and isinstance(item, CommitTurn):
             self._tell(item)
-        if is_written and keeps and live is not None:
+        if is_written and keeps and is_ours and live is not None:
             self._keep(leased, live, waited_for, answer, resident)
         else:
             if resident is not None:
                 self._residents.leave(resident)
             self._let_go(leased.token)
             self._activities.accept(answer.activities)
-            if is_written and live is not None and not live.run.ended:
+            if is_written and is_ours and live is not None and not live.run.ended:
                 self._cache.keep(live)
             else:
                 _park(live)
+        if is_written and keeps and not is_ours:
+            await self._flusher.commit(hand_back(leased))
         if not answer.ok:
             await self._refused(leased, answer, is_kept=resident is not None)
         elif result is not None and live is not None:
             self._observe(leased, decision, loop.time() - ready)
+
+    def _note_that_this_task_commits(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._committing.add(task)
+        task.add_done_callback(self._committing.discard)
 
     def _keeps(self, item: CommitTurn, waited_for: dict[ActivityToken, EventId]) -> bool:
         """Keep the lease if activities of the instance run here, or are about to."""

@@ -214,6 +214,7 @@ class AsyncRuntime:
         """A poll that waits is woken rather than cancelled: it may have leased something."""
         self._orchestrations.poller.stop()
         self._activities.poller.stop()
+        self._activities.begin_nothing_new()
         self.provider.wake(turns=True, activities=True)
         if not all(task.done() for task in self._polls):
             await asyncio.wait(self._polls, timeout=POLL_END_S)

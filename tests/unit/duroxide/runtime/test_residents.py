@@ -16,7 +16,9 @@ from duroxide.decorators import activity, orchestration
 from duroxide.providers.base import (
     AbandonTurn,
     CommitItem,
+    CommitResult,
     CommitTurn,
+    EagerDispatch,
     FinishActivity,
 )
 from duroxide.providers.memory import MemoryProvider
@@ -136,6 +138,79 @@ def test_when_the_lease_of_the_instance_is_lost_results_go_by_message() -> None:
         assert [item for item in items(store) if isinstance(item, FinishActivity)]
         events = [event.event_id for event in await client.history(instance)]
         assert events == [1, 2, 3, 4]
+
+    run_virtual(scenario())
+
+
+class KeepsAReply(LosesLeases):
+    """Holds back the reply to one commit of a turn, which it has written."""
+
+    reply: asyncio.Event | None = None
+
+    async def commit(
+        self, batch: Sequence[CommitItem], *, eager: EagerDispatch | None = None
+    ) -> Sequence[CommitResult]:
+        results = await super().commit(batch, eager=eager)
+        if self.reply is not None and any(isinstance(item, CommitTurn) for item in batch):
+            reply, self.reply = self.reply, None
+            await reply.wait()
+        return results
+
+
+def test_an_answer_that_comes_after_the_lease_ran_out_disturbs_nobody() -> None:
+    @orchestration
+    async def busy(ctx: OrchestrationContext) -> str:
+        await ctx.call(slow, 1)
+        meanwhile = ctx.call(slow, 2)
+        await ctx.wait_event("go")
+        await ctx.call(slow, 30)
+        return str(await meanwhile)
+
+    async def scenario() -> None:
+        store = KeepsAReply(LoopClock())
+        async with working(busy, slow, provider=store) as (client, _):
+            instance = await client.start(busy)
+            await asyncio.sleep(0.5)
+            store.reply = reply = asyncio.Event()
+            await asyncio.sleep(1)
+            assert store.reply is None, "the second turn is written and waits for its answer"
+            store.lose()
+            await client.raise_event(instance, "go")
+            await asyncio.sleep(10)  # the third turn is committed under another lease
+            reply.set()
+            assert await client.result(instance, timeout=HOUR) == "done"
+
+    run_virtual(scenario())
+
+
+def test_activities_that_a_last_commit_leases_to_a_process_go_to_others_at_once() -> None:
+    attempts: list[int] = []
+
+    @activity
+    async def begin(ctx: ActivityContext) -> str:
+        attempts.append(ctx.attempt)
+        return "begun"
+
+    @orchestration
+    async def patient(ctx: OrchestrationContext) -> str:
+        return str(await ctx.call(begin))
+
+    async def scenario() -> None:
+        store = KeepsAReply(LoopClock())
+        async with working(patient, begin, provider=store) as (client, runtime):
+            store.reply = reply = asyncio.Event()
+            instance = await client.start(patient)
+            await asyncio.sleep(0.1)
+            assert not await runtime.drain(timedelta())
+            stopping = asyncio.create_task(runtime.stop())
+            await asyncio.sleep(0.5)
+            reply.set()
+            await stopping
+            assert attempts == []
+            async with working(patient, begin, provider=store):
+                await asyncio.sleep(0.1)
+                assert attempts == [1]
+                assert await client.result(instance) == "begun"
 
     run_virtual(scenario())
 
