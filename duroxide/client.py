@@ -12,6 +12,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeAlias, TypeVar
 
 from duroxide import work
 from duroxide.codec import decode_events
+from duroxide.engine.breadcrumbs import CHILD_MARKER
 from duroxide.errors import ClientError, InstanceNotFound, ProviderError, WaitTimeout
 from duroxide.history import Event
 from duroxide.ids import ExecutionId, InstanceId
@@ -119,6 +120,7 @@ class AsyncClient(Management):
 
         Raises:
             InstanceExists: it does, and `if_exists` is "error".
+            ClientError: the id uses the marker of child ids, `sub::`.
         """
         if isinstance(orchestration, str):
             name, text = orchestration, self._payload(args)
@@ -146,6 +148,11 @@ class AsyncClient(Management):
     ) -> InstanceId:
         """`start` with the exact text of the input."""
         instance = instance_id or str(uuid.uuid4())
+        if instance.startswith(CHILD_MARKER) or f"::{CHILD_MARKER}" in instance:
+            raise ClientError(
+                f"Invalid input: instance id '{instance}' uses the reserved sub-orchestration "
+                f"marker '{CHILD_MARKER}'"
+            )
         if if_exists == "error" and await self.provider.read_status([instance]):
             raise InstanceExists(instance)
         start = work.StartOrchestration(

@@ -525,7 +525,7 @@ class OrchestrationContext(SdkMethods):
 
     @property
     def _is_generator(self) -> bool:
-        return self._definition is None or self._definition.style is Style.GENERATOR
+        return self._definition is None or self._definition.style is not Style.NATIVE
 
 
 async def _await(awaitable: Awaitable[T]) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from duroxide.engine.futures import DurableFuture
@@ -57,13 +57,24 @@ def parse_result(value: Any) -> Any:
         Exception: it is the `{"err": ...}` of a failed task.
     """
     if isinstance(value, list):
-        return [item["ok"] if _is_entry(item, "ok") else item for item in value]
-    if _is_entry(value, "ok"):
+        return [item["ok"] if _has(item, "ok") else item for item in value]
+    if _has(value, "ok"):
         return value["ok"]
-    if _is_entry(value, "err"):
+    if _has(value, "err"):
         raise Exception(value["err"])
     return value
 
 
-def _is_entry(value: Any, key: str) -> bool:
-    return isinstance(value, dict) and set(value) == {key}
+def _has(value: Any, key: str) -> bool:
+    return isinstance(value, dict) and key in value
+
+
+def retry_descriptor(retry: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A `retry` dict in the one spelling that descriptors carry; None stands for the default."""
+    given = retry or {}
+    return {
+        "maxAttempts": given.get("max_attempts", given.get("maxAttempts", 3)),
+        "timeoutMs": given.get("timeout_ms", given.get("timeoutMs")),
+        "totalTimeoutMs": given.get("total_timeout_ms", given.get("totalTimeoutMs")),
+        "backoff": given.get("backoff"),
+    }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Generator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from duroxide.descriptors import Descriptor, ScheduledTask, json_or_text
+from duroxide.descriptors import Descriptor, ScheduledTask, json_or_text, retry_descriptor
 from duroxide.engine.combinators import Gather, Mapped, Select, Winner, settled
 from duroxide.engine.futures import DurableFuture, State
 from duroxide.engine.journal import Journal
@@ -39,13 +39,10 @@ def launch(
 async def _run(definition: OrchestrationDef[..., Any], ctx: OrchestrationContext, text: str) -> str:
     args, kwargs = definition.decode_input(text)
     result = definition.fn(ctx, *args, **kwargs)
-    match definition.style:
-        case Style.NATIVE:
-            result = await result
-        case Style.GENERATOR:
-            result = await drive(ctx, result)
-        case Style.PLAIN:
-            pass
+    if isinstance(result, Generator):  # also that of a plain function around a generator
+        result = await drive(ctx, result)
+    elif definition.style is Style.NATIVE:
+        result = await result
     return definition.encode_output(result)
 
 
@@ -136,24 +133,24 @@ def _plain_activity(ctx: OrchestrationContext, task: Descriptor) -> Any:
 
 def retry_policy(retry: Mapping[str, Any] | None) -> RetryPolicy:
     """The policy that a `retry` dict stands for; a timed-out attempt is final, as in the official SDK."""
-    given = retry or {}
+    given = retry_descriptor(retry)
 
-    def duration(snake: str, camel: str) -> timedelta | None:
-        value = given.get(snake, given.get(camel))
+    def duration(name: str) -> timedelta | None:
+        value = given[name]
         return None if value is None else timedelta(milliseconds=value)
 
-    match given.get("backoff", "exponential"):
-        case "exponential":
+    match given["backoff"]:
+        case None | "exponential":
             backoff: Any = ExponentialBackoff()
         case "fixed":
             backoff = FixedBackoff(timedelta(seconds=1))
         case _:
             backoff = LinearBackoff()
     return RetryPolicy(
-        max_attempts=given.get("max_attempts", given.get("maxAttempts", 3)),
+        max_attempts=given["maxAttempts"],
         backoff=backoff,
-        timeout=duration("timeout_ms", "timeoutMs"),
-        total_timeout=duration("total_timeout_ms", "totalTimeoutMs"),
+        timeout=duration("timeoutMs"),
+        total_timeout=duration("totalTimeoutMs"),
         retry_on_timeout=False,
     )
 

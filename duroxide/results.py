@@ -23,7 +23,7 @@ def decoded(text: str | None) -> Any:
         return text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: the official SDK's can be changed too
 class OrchestrationResult:
     """`status` is NotFound, Running, Completed or Failed; a cancelled instance is Failed."""
 
@@ -201,8 +201,7 @@ class Event:
 def _data(event: history.Event) -> str | None:
     match event.kind:
         case history.OrchestrationStarted(name=name, version=version, input=text):
-            parts = (json.dumps(name), json.dumps(version), text)
-            return '{{"name":{},"version":{},"input":{}}}'.format(*parts)
+            return _object(name=name, version=version, input=_Payload(text))
         case history.OrchestrationCompleted(output=text):
             return text
         case (
@@ -214,22 +213,44 @@ def _data(event: history.Event) -> str | None:
             | history.ActivityFailed()
             | history.SubOrchestrationFailed()
         ):
-            return json.dumps(json.loads(encode_event(event))["details"])
+            details = json.loads(encode_event(event))["details"]
+            return json.dumps(details, separators=(",", ":"))
         case history.ActivityScheduled(name=name, input=text):
-            return json.dumps({"name": name, "input": text})
+            return _object(name=name, input=_Payload(text))
         case history.SubOrchestrationScheduled(name=name, instance=instance, input=text):
-            return json.dumps({"name": name, "instance": instance, "input": text})
+            return _object(name=name, instance=instance, input=_Payload(text))
         case history.TimerCreated(fire_at_ms=at_ms) | history.TimerFired(fire_at_ms=at_ms):
-            return json.dumps({"fireAtMs": at_ms})
+            return _object(fireAtMs=at_ms)
         case history.ExternalSubscribed(name=name) | history.QueueSubscribed(name=name):
-            return json.dumps({"name": name})
+            return _object(name=name)
         case (
             history.ExternalEvent(name=name, data=text)
             | history.QueueEventDelivered(name=name, data=text)
         ):
-            return json.dumps({"name": name, "data": text})
+            return _object(name=name, data=_Payload(text))
         case _:
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Payload:
+    text: str
+
+    def __str__(self) -> str:
+        """The payload itself if it is JSON, so that the whole can be read at once; else a string."""
+        try:
+            json.loads(self.text)
+        except ValueError:
+            return json.dumps(self.text)
+        return self.text
+
+
+def _object(**members: str | int | _Payload) -> str:
+    parts = (
+        f"{json.dumps(key)}:{value if isinstance(value, _Payload) else json.dumps(value)}"
+        for key, value in members.items()
+    )
+    return "{" + ",".join(parts) + "}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from duroxide.descriptors import ScheduledTask, json_text, typed_text
+from duroxide.descriptors import ScheduledTask, json_text, retry_descriptor, typed_text
 from duroxide.engine.journal import Journal, ScheduledFuture
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class SdkMethods:
         input: Any = None,
         result_type: Any = None,
     ) -> ScheduledTask:
-        return self._scheduled_activity(name, typed_text(input), None)
+        return self._describe(type="activity", name=name, input=typed_text(input), _typed=True)
 
     def schedule_activity_on_session(
         self,
@@ -93,7 +93,13 @@ class SdkMethods:
         input: Any = None,
         session_id: str | None = None,
     ) -> ScheduledTask:
-        return self._scheduled_activity(name, typed_text(input), session_id)
+        return self._describe(
+            type="activityWithSession",
+            name=name,
+            input=typed_text(input),
+            sessionId=session_id,
+            _typed=True,
+        )
 
     def _scheduled_activity(self, name: str, text: str, session_id: str | None) -> ScheduledTask:
         if session_id is None:
@@ -114,7 +120,12 @@ class SdkMethods:
             retry: `max_attempts` (3), `backoff` ("exponential", "fixed", "linear"), `timeout_ms` of an
                 attempt, `total_timeout_ms` of all of them.
         """
-        return self._with_retry(name, json_text(input), retry, None)
+        return self._describe(
+            type="activityWithRetry",
+            name=name,
+            input=json_text(input),
+            retry=retry_descriptor(retry),
+        )
 
     def schedule_activity_with_retry_typed(
         self,
@@ -122,7 +133,13 @@ class SdkMethods:
         input: Any = None,
         retry: Mapping[str, Any] | None = None,
     ) -> ScheduledTask:
-        return self._with_retry(name, typed_text(input), retry, None)
+        return self._describe(
+            type="activityWithRetry",
+            name=name,
+            input=typed_text(input),
+            retry=retry_descriptor(retry),
+            _typed=True,
+        )
 
     def schedule_activity_with_retry_on_session(
         self,
@@ -131,7 +148,13 @@ class SdkMethods:
         retry: Mapping[str, Any],
         session_id: str,
     ) -> ScheduledTask:
-        return self._with_retry(name, json_text(input), retry, session_id)
+        return self._describe(
+            type="activityWithRetryOnSession",
+            name=name,
+            input=json_text(input),
+            retry=retry_descriptor(retry),
+            sessionId=session_id,
+        )
 
     def schedule_activity_with_retry_on_session_typed(
         self,
@@ -140,15 +163,14 @@ class SdkMethods:
         retry: Mapping[str, Any] | None = None,
         session_id: str | None = None,
     ) -> ScheduledTask:
-        return self._with_retry(name, typed_text(input), retry, session_id)
-
-    def _with_retry(
-        self, name: str, text: str, retry: Mapping[str, Any] | None, session_id: str | None
-    ) -> ScheduledTask:
-        body: dict[str, Any] = {"name": name, "input": text, "retry": dict(retry or {})}
-        if session_id is None:
-            return self._describe(type="activityWithRetry", **body)
-        return self._describe(type="activityWithRetryOnSession", **body, sessionId=session_id)
+        return self._describe(
+            type="activityWithRetryOnSession",
+            name=name,
+            input=typed_text(input),
+            retry=retry_descriptor(retry),
+            sessionId=session_id,
+            _typed=True,
+        )
 
     # Timers, events, queues.
 
@@ -163,8 +185,11 @@ class SdkMethods:
         """The next message of the queue."""
         return self._describe(type="dequeueEvent", queueName=queue_name)
 
-    wait_for_event_typed = wait_for_event
-    dequeue_event_typed = dequeue_event
+    def wait_for_event_typed(self, name: str) -> ScheduledTask:
+        return self._describe(type="waitEvent", name=name, _typed=True)
+
+    def dequeue_event_typed(self, queue_name: str) -> ScheduledTask:
+        return self._describe(type="dequeueEvent", queueName=queue_name, _typed=True)
 
     # Other orchestrations.
 
@@ -177,7 +202,9 @@ class SdkMethods:
         input: Any = None,
         result_type: Any = None,
     ) -> ScheduledTask:
-        return self._describe(type="subOrchestration", name=name, input=typed_text(input))
+        return self._describe(
+            type="subOrchestration", name=name, input=typed_text(input), _typed=True
+        )
 
     def schedule_sub_orchestration_with_id(
         self,
@@ -203,6 +230,7 @@ class SdkMethods:
             name=name,
             instanceId=instance_id,
             input=typed_text(input),
+            _typed=True,
         )
 
     def schedule_sub_orchestration_versioned(

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from duroxide.activity_context import ActivityContext
 from duroxide.client import AsyncClient, Signal
 from duroxide.errors import ClientError, InstanceNotFound, ProviderError, WaitTimeout
-from duroxide.payload import JSON
 from duroxide.portal import shared_portal
 from duroxide.providers import base
 from duroxide.registry import (
     DEFAULT_VERSION,
     RESERVED_PREFIX,
     Registry,
+    Style,
     define_activity,
     define_orchestration,
 )
@@ -42,11 +42,20 @@ from duroxide.runtime.counting import CountingObserver
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
 from duroxide.runtime.telemetry import Observers
+from duroxide.sdk_codec import SDK_JSON
+from duroxide.signatures import signature_of
 
 T = TypeVar("T")
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 WAIT_MS = 30_000
+
+
+def _sdk_function(ctx: object, input: Any) -> Any: ...  # noqa: A002 - the SDK's name
+
+
+# The SDK's functions take plain JSON values, whatever their annotations claim.
+_PLAIN_JSON = signature_of(_sdk_function, takes_context=True, what="an SDK function")
 
 
 class Client:
@@ -61,7 +70,7 @@ class Client:
     def __init__(self, provider: Any) -> None:
         self._provider: base.Provider = provider
         self._portal = shared_portal()
-        self._client = AsyncClient(provider)
+        self._client = AsyncClient(provider, codec=SDK_JSON)
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         async def started() -> T:
@@ -85,7 +94,7 @@ class Client:
 
     def start_orchestration(self, instance_id: str, name: str, input: Any = None) -> None:  # noqa: A002 - the SDK's name
         """Ask for an instance; an id that was started before is left as it is."""
-        self._call(self._client.start_raw(name, JSON.encode(input), instance_id=instance_id))
+        self._call(self._client.start_raw(name, SDK_JSON.encode(input), instance_id=instance_id))
 
     def start_orchestration_versioned(
         self,
@@ -94,7 +103,7 @@ class Client:
         input: Any,  # noqa: A002 - the SDK's name
         version: str,
     ) -> None:
-        text = JSON.encode(input)
+        text = SDK_JSON.encode(input)
         self._call(self._client.start_raw(name, text, instance_id=instance_id, version=version))
 
     start_orchestration_typed = start_orchestration
@@ -108,7 +117,7 @@ class Client:
         signal: Signal,
     ) -> None:
         """Start and signal in one commit: both happen or neither."""
-        text = JSON.encode(input)
+        text = SDK_JSON.encode(input)
         self._call(self._client.start_raw(name, text, instance_id=instance_id, signal=signal))
 
     def cancel_instance(self, instance_id: str, reason: str | None = None) -> None:
@@ -231,7 +240,11 @@ class Client:
         return [info.execution_id for info in self._call(self._admin.list_executions(instance_id))]
 
     def read_execution_history(self, instance_id: str, execution_id: int) -> list[Event]:
-        events = self._call(self._client.history(instance_id, execution_id))
+        """The events; none if there is no such execution."""
+        try:
+            events = self._call(self._client.history(instance_id, execution_id))
+        except InstanceNotFound:
+            return []
         return [Event.of(event) for event in events]
 
     def get_instance_tree(self, instance_id: str) -> InstanceTree:
@@ -339,7 +352,9 @@ class Runtime:
         def register(function: Fn) -> Fn:
             if not name.startswith(RESERVED_PREFIX):
                 adapted = self._with_sdk_context(function)
-                self._registry.add_activity(define_activity(adapted, name=name, takes_context=True))
+                self._registry.add_activity(
+                    define_activity(adapted, name=name, takes_context=True, codec=SDK_JSON)
+                )
             return function
 
         return register if fn is None else register(fn)
@@ -367,7 +382,9 @@ class Runtime:
         self, name: str, version: str, fn: Fn | None = None
     ) -> Any:
         def register(function: Fn) -> Fn:
-            definition = define_orchestration(function, name=name, version=version)
+            definition = define_orchestration(function, name=name, version=version, codec=SDK_JSON)
+            if definition.style is not Style.NATIVE:
+                definition = replace(definition, signature=_PLAIN_JSON)
             self._registry.add_orchestration(definition)
             return function
 

@@ -109,7 +109,7 @@ class Task(DurableFuture[T]):
                 executor.abort(error)
         except StopIteration as stop:
             self._end(State.DONE, stop.value)
-        except Exception as failure:
+        except (Exception, SystemExit) as failure:  # sys.exit() ends the run, not the worker
             self._end(State.FAILED, failure)
         except (Cancelled, ContinueAsNewRequested):
             self._end(State.CANCELLED)

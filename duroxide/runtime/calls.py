@@ -32,19 +32,20 @@ async def call_activity(
     if definition.is_async:
         return await _without_exit(definition.fn(*args, **kwargs))
     loop = asyncio.get_running_loop()
-    if definition.executor is not None:
-        call = partial(definition.fn, *args, **kwargs)
-        return await loop.run_in_executor(definition.executor, call)
-    run = contextvars.copy_context().run
-    return await loop.run_in_executor(threads, partial(run, definition.fn, *args, **kwargs))
+    call = partial(definition.fn, *args, **kwargs)
+    if definition.executor is None:
+        call = partial(contextvars.copy_context().run, call)
+    return await _without_exit(loop.run_in_executor(definition.executor or threads, call))
 
 
 async def _without_exit(awaitable: Any) -> Any:
-    """An activity that calls sys.exit() fails; it does not end the worker."""
+    """An activity that exits or interrupts fails; it does not end the worker, nor its event loop."""
     try:
         return await awaitable
     except SystemExit as error:
         raise RuntimeError(f"the activity called sys.exit({error.code!r})") from error
+    except KeyboardInterrupt as error:
+        raise RuntimeError("the activity raised KeyboardInterrupt") from error
 
 
 def result_text(definition: ActivityDef[..., Any], value: Any, limits: Limits) -> str:
@@ -69,7 +70,8 @@ def failure_of_activity(definition: ActivityDef[..., Any], error: BaseException)
     if isinstance(error, TaskError) and definition.raw:
         message = error.message
     else:
-        message = f"Activity '{definition.name}' call failed: {name}: {error}"
+        kind = type(error).__qualname__
+        message = f"Activity '{definition.name}' call failed: {kind}: {error}"
     if isinstance(error, TaskError) and error.error_type is not None:
         name = error.error_type
     return activity_failure(

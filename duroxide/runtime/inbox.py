@@ -19,13 +19,15 @@ Beginning: TypeAlias = work.StartOrchestration | work.ContinueAsNew
 class Inbox:
     """What came, in order of arrival.
 
-    Only the first message that begins an execution counts; a repeated start changes nothing.
+    Only the first message that begins an execution counts. Other starts change nothing, but their
+    parents want an answer.
     """
 
     beginning: Beginning | None
     inbound: tuple[work.Inbound, ...]
     message_ids: tuple[MessageId, ...]  # all of them
     inbound_ids: tuple[MessageId | None, ...]  # of each of `inbound`; None if it was no message
+    starts: tuple[work.StartOrchestration, ...] = ()  # as children; that which counts among them
 
     def consumed(self, unapplied: int) -> tuple[MessageId, ...]:
         """All ids but those of the last `unapplied` inbound messages, which stay in the queue."""
@@ -42,6 +44,7 @@ def read_inbox(messages: Iterable[ReceivedMessage]) -> Inbox:
         CodecError: a message can't be read, or doesn't belong on this queue.
     """
     beginning: Beginning | None = None
+    starts: list[work.StartOrchestration] = []
     inbound: list[work.Inbound] = []
     ids: list[MessageId] = []
     inbound_ids: list[MessageId] = []
@@ -50,6 +53,8 @@ def read_inbox(messages: Iterable[ReceivedMessage]) -> Inbox:
         match decode_work(message.body):
             case (work.StartOrchestration() | work.ContinueAsNew()) as item:
                 beginning = beginning or item
+                if isinstance(item, work.StartOrchestration) and item.parent_instance is not None:
+                    starts.append(item)
             case work.ActivityExecute():
                 raise CodecError("an activity was sent to an orchestration")
             case item:
@@ -57,6 +62,7 @@ def read_inbox(messages: Iterable[ReceivedMessage]) -> Inbox:
                 inbound_ids.append(message.message_id)
     return Inbox(
         beginning=beginning,
+        starts=tuple(starts),
         inbound=tuple(inbound),
         message_ids=tuple(ids),
         inbound_ids=tuple(inbound_ids),

@@ -77,6 +77,8 @@ class RuntimeOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if not isinstance(self.worker_tag_filter, TagSelection):
+            parse_tag_filter(self.worker_tag_filter)
 
     @property
     def live_executions(self) -> int:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from duroxide import work
@@ -25,6 +25,7 @@ from duroxide.runtime.inbox import Beginning, Inbox, read_inbox
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.orphans import Orphans
 from duroxide.runtime.poison import poisoned
+from duroxide.runtime.refusals import refused_children
 from duroxide.runtime.storeclock import StoreClock
 from duroxide.runtime.telemetry import Observer
 from duroxide.runtime.turns import consume_item, start_info, turn_item
@@ -82,7 +83,7 @@ class TurnRunner:
         except CodecError as error:
             problem = f"a message can't be read: {error}"
         if leased.status.is_terminal:
-            return Decision(item=consume_item(leased))
+            return self._ended(leased, inbox)
         if leased.attempt_count > self._options.attempts:
             return self._poison(leased, inbox)
         if inbox is None or problem is not None:
@@ -104,7 +105,7 @@ class TurnRunner:
         if is_between:
             # What arrived between two executions is for the next one, whose start is on its way.
             return Decision(item=hand_back(leased, delay_ms=BETWEEN_EXECUTIONS_MS))
-        if not inbox.inbound:
+        if not inbox.inbound and not inbox.starts:
             return Decision(item=consume_item(leased))
         live = self._cache.take(leased)
         is_cached = live is not None
@@ -210,8 +211,10 @@ class TurnRunner:
             execution_id=live.execution_id,
             consumed=inbox.consumed(result.unapplied),
         )
+        began_by = live.run.journal.started
+        refused = refused_children(leased.instance_id, inbox.starts, began_by, is_terminal=False)
         return Decision(
-            item=item,
+            item=replace(item, messages=item.messages + refused) if refused else item,
             live=live,
             result=result,
             run_seconds=loop.time() - started,
@@ -219,6 +222,23 @@ class TurnRunner:
         )
 
     # What can't be run.
+
+    def _ended(self, leased: LeasedTurn, inbox: Inbox | None) -> Decision:
+        """Nothing that comes after the end changes it; who takes it for its new child is told."""
+        item = consume_item(leased)
+        if inbox is None or not inbox.starts:
+            return Decision(item=item)
+        if leased.history_after:
+            self._cache.forget(leased.instance_id)
+            return Decision(item=hand_back(leased))  # its first event says whose child it was
+        try:
+            first = decode_events(leased.history[:1])[0].kind
+        except (CodecError, IndexError):
+            return Decision(item=item)
+        if not isinstance(first, OrchestrationStarted):
+            return Decision(item=item)
+        refused = refused_children(leased.instance_id, inbox.starts, first, is_terminal=True)
+        return Decision(item=replace(item, messages=refused))
 
     def _unregistered(self, leased: LeasedTurn, name: str | None, version: str | None) -> Decision:
         asked = f"{name!r}" if version is None else f"{name!r} version {version}"

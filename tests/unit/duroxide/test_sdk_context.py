@@ -20,6 +20,7 @@ CTX = OrchestrationContext(
     }
 )
 RETRY = {"max_attempts": 2}
+WRITTEN = {"maxAttempts": 2, "timeoutMs": None, "totalTimeoutMs": None, "backoff": None}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ RETRY = {"max_attempts": 2}
         ),
         (
             CTX.schedule_activity_typed("a", "raw"),
-            {"type": "activity", "name": "a", "input": "raw"},
+            {"type": "activity", "name": "a", "input": "raw", "_typed": True},
         ),
         (
             CTX.schedule_activity_on_session("a", 1, "id"),
@@ -43,15 +44,27 @@ RETRY = {"max_attempts": 2}
         ),
         (
             CTX.schedule_activity_on_session_typed("a", "r", "id"),
-            {"type": "activityWithSession", "name": "a", "input": "r", "sessionId": "id"},
+            {
+                "type": "activityWithSession",
+                "name": "a",
+                "input": "r",
+                "sessionId": "id",
+                "_typed": True,
+            },
         ),
         (
             CTX.schedule_activity_with_retry("a", 1, RETRY),
-            {"type": "activityWithRetry", "name": "a", "input": "1", "retry": RETRY},
+            {"type": "activityWithRetry", "name": "a", "input": "1", "retry": WRITTEN},
         ),
         (
             CTX.schedule_activity_with_retry_typed("a", "r", RETRY),
-            {"type": "activityWithRetry", "name": "a", "input": "r", "retry": RETRY},
+            {
+                "type": "activityWithRetry",
+                "name": "a",
+                "input": "r",
+                "retry": WRITTEN,
+                "_typed": True,
+            },
         ),
         (
             CTX.schedule_activity_with_retry_on_session("a", 1, RETRY, "id"),
@@ -59,7 +72,7 @@ RETRY = {"max_attempts": 2}
                 "type": "activityWithRetryOnSession",
                 "name": "a",
                 "input": "1",
-                "retry": RETRY,
+                "retry": WRITTEN,
                 "sessionId": "id",
             },
         ),
@@ -72,7 +85,7 @@ RETRY = {"max_attempts": 2}
         ),
         (
             CTX.schedule_sub_orchestration_typed("c", "r"),
-            {"type": "subOrchestration", "name": "c", "input": "r"},
+            {"type": "subOrchestration", "name": "c", "input": "r", "_typed": True},
         ),
         (
             CTX.schedule_sub_orchestration_with_id("c", "id", 1),
