@@ -40,6 +40,7 @@ class Resident:
     activities: dict[ActivityToken, EventId]  # leased to this process and not yet recorded
     arrivals: list[Arrival] = field(default_factory=list)
     messages: list[MessageId] = field(default_factory=list)  # all that came, also repeated starts
+    starts: list[work.StartOrchestration] = field(default_factory=list)  # that want an answer
     attempt_count: int = 1
     is_busy: bool = False
     is_gone: bool = False
@@ -121,6 +122,7 @@ class Residents:
     def deliver_messages(self, resident: Resident, leased: LeasedTurn, inbox: Inbox) -> None:
         """Hand over what a poll brought under the kept lease."""
         resident.messages.extend(inbox.message_ids)
+        resident.starts.extend(inbox.starts)
         resident.attempt_count = max(resident.attempt_count, leased.attempt_count)
         for item, message_id in zip(inbox.inbound, inbox.inbound_ids, strict=True):
             resident.arrivals.append(Arrival(item=item, message_id=message_id))
@@ -149,10 +151,12 @@ def take_arrivals(resident: Resident) -> tuple[list[Arrival], Inbox]:
     """Everything that has arrived, as the inbox of a turn."""
     arrivals, resident.arrivals = resident.arrivals, []
     messages, resident.messages = resident.messages, []
+    starts, resident.starts = resident.starts, []
     inbox = Inbox(
         beginning=None,
         inbound=tuple(arrival.item for arrival in arrivals),
         message_ids=tuple(messages),
+        starts=tuple(starts),
         inbound_ids=tuple(arrival.message_id for arrival in arrivals),
     )
     return arrivals, inbox
