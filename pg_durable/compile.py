@@ -12,6 +12,7 @@ from duroxide.errors import OrchestrationError
 from duroxide.registry import OrchestrationDef, define_orchestration
 from pg_durable.graph import Graph, NodeId
 from pg_durable.outcomes import BreakLoop, NodeFailed, Result
+from pg_durable.pausing import Pause
 from pg_durable.scope import Scope, WorkflowInput, canonical
 from pg_durable.walk import Execution, Walk
 
@@ -77,8 +78,9 @@ async def _run(
     assert isinstance(graph, Graph)
     root = graph.root if told.node_id is None else NodeId(told.node_id)
     scope = Scope(engine_id=ctx.instance_id, generation=ctx.execution_id, root=root)
-    execution = Execution(ctx=ctx, graph=graph, told=told, subtree=subtree)
-    walk = Walk(execution, scope, told.results, told.cursors)
+    pause = Pause(ctx, told.instance_id)
+    execution = Execution(ctx=ctx, graph=graph, told=told, subtree=subtree, pause=pause)
+    walk = Walk(execution, scope, told.results, told.cursors, is_alone=told.is_alone)
     try:
         return await walk.run(root), walk
     except BreakLoop:

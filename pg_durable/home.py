@@ -39,7 +39,11 @@ class Home:
         )
 
     async def __aenter__(self) -> Self:
-        await self._pool.open(wait=True)
+        try:
+            await self._pool.open(wait=True)
+        except BaseException:  # no end of a block will close it
+            await self._pool.close()
+            raise
         return self
 
     async def __aexit__(
@@ -80,6 +84,10 @@ class Home:
         """Give a wait up; false: the signal has been sent to the queue of that key."""
         row = await self._row("unclaim_signal", waiter_key=waiter_key, instance_id=instance_id)
         return row is not None and bool(row[0])
+
+    async def relay_pause(self, instance_id: str, engine_id: str) -> None:
+        """Tell a child of a workflow whether that is paused."""
+        await self._execute("relay_pause", {"instance_id": instance_id, "engine_id": engine_id})
 
     async def may_call(self, role: str, signature: str) -> bool:
         row = await self._row("may_call", role=role, signature=signature)

@@ -42,7 +42,7 @@ def sql(walk: Walk, node: Node, kind: Sql) -> Visit:
 
 def sleep(walk: Walk, node: Node, seconds: str) -> Visit:
     number = whole_seconds(substitute_raw(seconds, walk.bindings(node)), "sleep duration")
-    yield walk.ctx.sleep(timedelta(seconds=number))
+    yield walk.execution.pause.after(walk.ctx.sleep(timedelta(seconds=number)))
     return Result(f'{{"slept": true, "seconds": {number}}}')
 
 
@@ -55,7 +55,7 @@ def wait_schedule(walk: Walk, node: Node, kind: WaitSchedule) -> Visit:
         timezone=kind.timezone or limits.workflow_timezone,
         dialect=kind.dialect or limits.cron_dialect,
     )
-    yield walk.ctx.sleep_until(due)
+    yield walk.execution.pause.after(walk.ctx.sleep_until(due))
     return Result('{"scheduled": true}')
 
 
@@ -82,6 +82,7 @@ def signal(walk: Walk, node: Node, kind: Signal) -> Visit:
         "after_seq": walk.cursors.get(name, 0),
         "engine_id": walk.ctx.instance_id,
         "mode": kind.mode,
+        "prune": walk.is_alone,
     }
     answer = yield walk.ctx.call(CLAIM_SIGNAL, raw_input=canonical(request))
     if answer == "null":
@@ -102,7 +103,8 @@ def _await_signal(walk: Walk, key: str, seconds: int | None) -> Generator[Any, A
     message = walk.mailbox(key)
     if seconds is None:
         return str((yield message))
-    first = yield walk.ctx.select(message, walk.ctx.sleep(timedelta(seconds=seconds)))
+    timer = walk.ctx.sleep(timedelta(seconds=seconds))
+    first = yield walk.ctx.select(message, walk.execution.pause.after(timer))
     if first.index == 0:
         return str(first.value)
     return (yield from give_up_wait(walk, key))

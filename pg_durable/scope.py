@@ -92,6 +92,7 @@ class WorkflowInput:
     results: Mapping[str, str] = field(default_factory=dict)  # names that are bound already
     cursors: Mapping[str, int] = field(default_factory=dict)  # of the signals taken so far
     settings: Mapping[str, Any] = field(default_factory=dict)
+    is_alone: bool = True  # false: beside this execution, branches of the workflow are walked
 
     @classmethod
     def parse(cls, text: str) -> WorkflowInput:
@@ -114,6 +115,7 @@ class WorkflowInput:
                 results=_texts(document.get("results")),
                 cursors={name: int(seq) for name, seq in (document.get("cursors") or {}).items()},
                 settings=document.get("settings") or {},
+                is_alone=bool(document.get("is_alone", True)),
             )
         except KeyError as error:
             raise ValueError(f"{error.args[0]} is missing") from error
@@ -134,6 +136,8 @@ class WorkflowInput:
             document["cursors"] = dict(self.cursors)
         if self.settings:
             document["settings"] = dict(self.settings)
+        if not self.is_alone:
+            document["is_alone"] = False
         return canonical(document)
 
     @property

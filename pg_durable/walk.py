@@ -39,6 +39,7 @@ from pg_durable.graph import (
 )
 from pg_durable.leaves import Visit
 from pg_durable.outcomes import BranchEnd, BreakLoop, NodeFailed, Result
+from pg_durable.pausing import Pause
 from pg_durable.references import SubstitutionError
 from pg_durable.results import is_true
 from pg_durable.schedule import ScheduleError
@@ -56,6 +57,7 @@ class Execution:
     graph: Graph
     told: WorkflowInput
     subtree: OrchestrationDef[..., Any]  # what runs a loop that is not the root
+    pause: Pause
     open_waits: set[str] = field(default_factory=set)  # keys of signals that are waited for
 
 
@@ -65,6 +67,7 @@ class Walk:
     Args:
         results: the names bound so far; this walk binds more.
         cursors: the number of the last signal taken, by name; this walk takes more.
+        is_alone: nothing else of the workflow is under way, so nobody needs earlier signals any more.
     """
 
     def __init__(
@@ -73,8 +76,11 @@ class Walk:
         scope: Scope,
         results: Mapping[str, str],
         cursors: Mapping[str, int],
+        *,
+        is_alone: bool,
     ) -> None:
         self.execution = execution
+        self.is_alone = is_alone
         self.ctx = execution.ctx
         self.graph = execution.graph
         self.told = execution.told
@@ -113,6 +119,7 @@ class Walk:
 
     def _visit(self, node_id: NodeId, *, is_branch: bool = False) -> Visit:
         node = self.graph[node_id]
+        yield from self.execution.pause.passed()
         if isinstance(node.kind, Loop) and node_id != self.scope.root:
             return (yield from self._nested_loop(node_id, is_branch=is_branch))
         self.report(node_id, "running")
@@ -203,7 +210,7 @@ class Walk:
         """Walk a branch beside others; it has its own copy of the names."""
         is_loop = isinstance(self.graph[root].kind, Loop)
         scope = self.scope if is_loop else self.scope.branch(root)
-        walk = Walk(self.execution, scope, self.results, self.cursors)
+        walk = Walk(self.execution, scope, self.results, self.cursors, is_alone=False)
         end = functools.partial(BranchEnd, results=walk.results, cursors=walk.cursors)
         try:
             return end(result=await walk.run(root))
@@ -251,6 +258,7 @@ class Walk:
         rest = limits.min_loop_interval - (self.ctx.now() - started)
         if rest.total_seconds() > 0:
             yield self.ctx.sleep(rest)
+        yield from self.execution.pause.passed()
         self._continue(coming)
 
     def _continue(self, iteration: int) -> NoReturn:
@@ -260,19 +268,28 @@ class Walk:
     def _nested_loop(self, node_id: NodeId, *, is_branch: bool) -> Visit:
         """A loop that is not the root runs as a child, so that what precedes it is not repeated."""
         told = replace(
-            self.told, node_id=node_id, iteration=0, results=self.results, cursors=self.cursors
+            self.told,
+            node_id=node_id,
+            iteration=0,
+            results=self.results,
+            cursors=self.cursors,
+            is_alone=self.is_alone,
         )
+        child_id = self.scope.child_id(node_id)
         child = self.ctx.call_child(
             self.execution.subtree,
             told.encode(),
-            id=self.scope.child_id(node_id),
+            id=child_id,
             version=self.execution.subtree.version,
         )
+        self.execution.pause.child_began(child_id)
         try:
             envelope = json.loads((yield child))
         except TaskError as error:
             prefix = "" if is_branch else "Loop sub-orchestration failed: "
             raise NodeFailed.of(error).prefixed(prefix) from None
+        finally:
+            self.execution.pause.child_ended(child_id)
         self.results.update(envelope["results"])
         self._advance(envelope["cursors"])
         return Result(envelope["result"], node_id)

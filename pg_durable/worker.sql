@@ -32,12 +32,16 @@ select exists (select from pg_stat_activity as a where a.pid = %(pid)s)
 -- name: claim_signal
 -- Begin to wait for a signal; the answer if it is there already. Repeating it changes nothing.
 select df._claim_signal_v1(
-    %(waiter_key)s, %(instance_id)s, %(name)s, %(after_seq)s, %(engine_id)s, %(mode)s
+    %(waiter_key)s, %(instance_id)s, %(name)s, %(after_seq)s, %(engine_id)s, %(mode)s, %(prune)s
 )
 
 -- name: unclaim_signal
 -- Give a wait up; false means that the answer is on its way to the queue.
 select df._unclaim_signal_v1(%(waiter_key)s, %(instance_id)s)
+
+-- name: relay_pause
+-- Tell a child of a workflow whether that is paused, as things are now; repeating it changes nothing.
+select df._relay_pause_v1(%(instance_id)s, %(engine_id)s)
 
 -- name: may_call
 -- Whether a role may execute a function now; no row means that role or function is gone.

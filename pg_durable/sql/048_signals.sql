@@ -5,10 +5,12 @@
 create table df._mailboxes (
     instance_id varchar(8) not null,
     last_seq bigint not null default 0,
+    kept bigint not null default 0,
     constraint _mailboxes_pkey primary key (instance_id)
 ) with (fillfactor = 50);
 
 comment on table df._mailboxes is 'The number of the last signal; the row to lock';
+comment on column df._mailboxes.kept is 'How many signals are kept that somebody may still take; at most 10,000';
 
 create table df._signals (
     id bigint generated always as identity,
@@ -22,7 +24,8 @@ create table df._signals (
     constraint _signals_pkey primary key (instance_id, id)
 );
 
-comment on table df._signals is 'Signals, kept as long as their instance';
+comment on table df._signals is 'Signals, kept until nobody can take them any more';
+comment on column df._signals.data is 'JSON text; empty: taken, and kept only so that its dedup_id is known';
 comment on column df._signals.seq is 'The order of delivery; null only inside the sending transaction';
 
 create index idx_signals_seq on df._signals (instance_id, name, seq);
@@ -76,6 +79,7 @@ set enable_seqscan = off
 as $$
 declare
     v_instances text[];
+    v_full text;
     v_wait record;
 begin
     select array_agg(distinct s.instance_id order by s.instance_id) into v_instances
@@ -84,11 +88,25 @@ begin
     if v_instances is null then
         return null;
     end if;
-    insert into df._mailboxes as m (instance_id, last_seq)
-    select u.id, (select count(*) from df._signals as s where s.instance_id = u.id and s.seq is null)
+    insert into df._mailboxes as m (instance_id, last_seq, kept)
+    select u.id, c.sent, c.sent
     from unnest(v_instances) with ordinality as u (id, n)
+    cross join lateral (
+        select count(*) as sent from df._signals as s where s.instance_id = u.id and s.seq is null
+    ) as c
     order by u.n
-    on conflict (instance_id) do update set last_seq = m.last_seq + excluded.last_seq;
+    on conflict (instance_id) do update
+    set last_seq = m.last_seq + excluded.last_seq, kept = m.kept + excluded.kept;
+
+    select m.instance_id into v_full from df._mailboxes as m
+    where m.instance_id = any (v_instances) and m.kept > 10000
+    order by m.instance_id
+    limit 1;
+    if found then
+        raise exception 'instance % has more than 10000 signals that it has not taken', v_full
+            using errcode = '54000',
+                hint = 'Wait until the workflow has taken some with df.wait_for_signal(), or put the data in a table and send one signal for many rows.';
+    end if;
 
     update df._signals as s
     set seq = n.seq
@@ -128,13 +146,42 @@ create constraint trigger _signals_deliver after insert on df._signals
     deferrable initially deferred
     for each row execute function df._deliver_signals();
 
+-- Forgets signals that nobody can take any more, under the lock of the mailbox.
+create function df._prune_signals(p_instance_id text, p_name text, p_up_to_seq bigint) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    with useless as materialized (
+        select s.id, s.dedup_id from df._signals as s
+        where s.instance_id = p_instance_id and s.name = p_name and s.seq <= p_up_to_seq and s.data <> ''
+    ),
+    forgotten as (
+        delete from df._signals as s using useless as u
+        where s.instance_id = p_instance_id and s.id = u.id and u.dedup_id is null
+    ),
+    emptied as (
+        update df._signals as s set data = '' from useless as u
+        where s.instance_id = p_instance_id and s.id = u.id and u.dedup_id is not null
+    )
+    update df._mailboxes as m
+    set kept = m.kept - n.useless
+    from (select count(*) as useless from useless) as n
+    where m.instance_id = p_instance_id and n.useless > 0;
+end
+$$;
+
+comment on function df._prune_signals(text, text, bigint) is 'Forgets signals that nobody can take any more';
+
 -- The worker begins a wait: the answer if the signal is there, else null, and then the answer comes as a
 -- message to the queue `p_waiter_key` of `p_engine_id`. Repeating it changes nothing.
 --   p_mode 'next': the first signal after number p_after_seq; 'latest': the newest after it; 'future':
 --   none that has been sent already.
+--   p_prune: nothing else of the workflow is under way, so signals up to p_after_seq are of no use any more.
 create function df._claim_signal_v1(
     p_waiter_key text, p_instance_id text, p_name text, p_after_seq bigint, p_engine_id text,
-    p_mode text default 'next'
+    p_mode text default 'next', p_prune boolean default false
 )
 returns text
 language plpgsql
@@ -150,6 +197,9 @@ begin
     insert into df._mailboxes as m (instance_id) values (p_instance_id)
     on conflict (instance_id) do update set last_seq = m.last_seq
     returning m.last_seq into v_last_seq;
+    if p_prune and p_after_seq > 0 then
+        perform df._prune_signals(p_instance_id, p_name, p_after_seq);
+    end if;
     if p_mode = 'future' then
         select w.after_seq into v_after_seq from df._signal_waiters as w
         where w.instance_id = p_instance_id and w.waiter_key = p_waiter_key;
@@ -170,7 +220,7 @@ begin
 end
 $$;
 
-comment on function df._claim_signal_v1(text, text, text, bigint, text, text) is 'Begins to wait for a signal';
+comment on function df._claim_signal_v1(text, text, text, bigint, text, text, boolean) is 'Begins to wait for a signal';
 
 -- The worker gives a wait up. False: the answer has been sent, and is to be taken from the queue.
 create function df._unclaim_signal_v1(p_waiter_key text, p_instance_id text) returns boolean
@@ -188,5 +238,6 @@ comment on function df._unclaim_signal_v1(text, text) is 'Gives up waiting for a
 
 revoke execute on function df._send_signal(text, text, text) from public;
 revoke execute on function df._deliver_signals() from public;
-revoke execute on function df._claim_signal_v1(text, text, text, bigint, text, text) from public;
+revoke execute on function df._prune_signals(text, text, bigint) from public;
+revoke execute on function df._claim_signal_v1(text, text, text, bigint, text, text, boolean) from public;
 revoke execute on function df._unclaim_signal_v1(text, text) from public;

@@ -186,6 +186,31 @@ $$;
 
 comment on function df._send_pause(text, boolean) is 'Marks an instance paused or not and tells the engine';
 
+-- The worker tells a loop inside a workflow, which is an instance of the engine, whether the workflow is
+-- paused. The lock makes it take turns with df.pause and df.resume, so the last message is the true one;
+-- it fails soon behind an open transaction, and the worker asks again.
+create function df._relay_pause_v1(p_instance_id text, p_engine_id text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '1s'
+as $$
+declare
+    v_paused boolean;
+begin
+    select i.paused_at is not null into v_paused
+    from df.instances as i
+    where i.id = p_instance_id and i.status in ('pending', 'running')
+    for share;
+    if found then
+        perform df._send_signal(
+            p_engine_id, 'pg_durable::pause', case when v_paused then '{"paused":true}' else '{"paused":false}' end
+        );
+    end if;
+end
+$$;
+
+comment on function df._relay_pause_v1(text, text) is 'Tells a loop inside a workflow whether that is paused';
+
 -- Turns a request into a message. It runs after the policy let the row in, with the owner's rights, for
 -- whoever inserted; so only a trigger may call it (a user's own table must not).
 create function df._consume_request() returns trigger
@@ -217,6 +242,7 @@ comment on function df._consume_request() is 'Turns a request into a message to 
 
 revoke execute on function df._send_cancel(text, text) from public;
 revoke execute on function df._send_pause(text, boolean) from public;
+revoke execute on function df._relay_pause_v1(text, text) from public;
 revoke execute on function df._consume_request() from public;
 
 create trigger _inbox_consume after insert on df._inbox

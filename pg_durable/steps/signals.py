@@ -1,4 +1,4 @@
-"""Waiting for signals, as activities of the engine: short calls on the worker's own connection."""
+"""Waiting for signals, and passing pauses on, as activities of the engine: short calls on the worker's own connection."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from duroxide.activity_context import ActivityContext
 from duroxide.registry import ActivityDef, define_activity
 from pg_durable.home import Home
 from pg_durable.leaves import CLAIM_SIGNAL, UNCLAIM_SIGNAL
+from pg_durable.pausing import RELAY_PAUSE
 
 logger = logging.getLogger(__name__)
 
 _PAUSE_S = 0.5
 
 
-def signal_activities(home: Home) -> tuple[ActivityDef[Any, Any], ActivityDef[Any, Any]]:
-    """`claim-signal` and `unclaim-signal`; both may be repeated."""
+def signal_activities(home: Home) -> tuple[ActivityDef[Any, Any], ...]:
+    """`claim-signal`, `unclaim-signal` and `relay-pause`; all may be repeated."""
 
     async def claim_signal(ctx: ActivityContext, request_text: str) -> str:
         request = json.loads(request_text)
@@ -32,11 +33,19 @@ def signal_activities(home: Home) -> tuple[ActivityDef[Any, Any], ActivityDef[An
         was_waiting = await _insistently(ctx, lambda: home.unclaim_signal(**request))
         return "true" if was_waiting else "false"
 
-    claim, unclaim = (
+    async def relay_pause(ctx: ActivityContext, request_text: str) -> str:
+        request = json.loads(request_text)
+        await _insistently(ctx, lambda: home.relay_pause(**request))
+        return "null"
+
+    return tuple(
         define_activity(code, name=name, takes_context=True, raw=True)
-        for code, name in ((claim_signal, CLAIM_SIGNAL), (unclaim_signal, UNCLAIM_SIGNAL))
+        for code, name in (
+            (claim_signal, CLAIM_SIGNAL),
+            (unclaim_signal, UNCLAIM_SIGNAL),
+            (relay_pause, RELAY_PAUSE),
+        )
     )
-    return claim, unclaim
 
 
 async def _insistently(ctx: ActivityContext, ask: Callable[[], Awaitable[Any]]) -> Any:
@@ -47,5 +56,5 @@ async def _insistently(ctx: ActivityContext, ask: Callable[[], Awaitable[Any]]) 
         except psycopg.OperationalError as error:
             if ctx.is_cancelled():
                 raise
-            logger.warning("instance %s: asking again for a signal: %s", ctx.instance_id, error)
+            logger.warning("instance %s: asking the database again: %s", ctx.instance_id, error)
             await asyncio.sleep(_PAUSE_S)

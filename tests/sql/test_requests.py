@@ -342,3 +342,21 @@ def test_a_transaction_with_a_start_cannot_be_prepared(
     assert error.sqlstate in ("0A000", "55000")  # after a NOTIFY; or none may be prepared at all
     alice.rollback()
     assert value(owner, "select df.status(%s)", i) is None
+
+
+def test_an_instance_keeps_ten_thousand_signals_that_it_may_still_take(
+    alice: Connection, owner: Connection
+) -> None:
+    i = start(alice, "df.wait_for_signal('go')")
+    with alice.transaction():
+        alice.execute("select df.signal(%s, 'go') from generate_series(1, 10000)", (i,))
+    with pytest.raises(psycopg.errors.ProgramLimitExceeded) as caught:
+        value(alice, "select df.signal(%s, 'other')", i)
+    assert f"instance {i} has more than 10000 signals that it has not taken" in str(caught.value)
+    assert "put the data in a table" in (caught.value.diag.message_hint or "")
+    take = "select df._claim_signal_v1('w', %s, 'go', %s, %s, 'next', true)"
+    assert value(owner, take, i, 0, i) == '{"seq":1,"data":{}}'
+    assert value(owner, take, i, 1, i) == '{"seq":2,"data":{}}'
+    assert value(owner, take, i, 1, i) == '{"seq":2,"data":{}}'  # repeated: the same
+    assert value(alice, "select df.signal(%s, 'other')", i) == "OK"
+    assert value(owner, "select kept from df._mailboxes where instance_id = %s", i) == 10000
