@@ -104,7 +104,7 @@ def _plain_by_shape(value: Any, path: str) -> Any:
         return {name: _plain(getattr(value, name), f"{path}.{name}") for name in names}
     dump = getattr(value, "model_dump", None)  # pydantic 2
     if callable(dump) and not isinstance(value, type):
-        return _plain(dump(mode="json"), path)
+        return _sets_sorted(_plain(dump(mode="json", by_alias=True), path), dump(by_alias=True))
     for base, convert in _BY_BASE:
         if isinstance(value, base):
             return convert(value, path)
@@ -112,6 +112,19 @@ def _plain_by_shape(value: Any, path: str) -> Any:
         f"{path}: a {type(value).__module__}.{type(value).__qualname__} has no JSON form; "
         "use a dataclass, or convert it first"
     )
+
+
+def _sets_sorted(plain: Any, value: Any) -> Any:
+    """Give the sets of a model one order: as JSON they are arrays in the order of their hashes."""
+    match plain, value:
+        case list(), set() | frozenset():
+            return sorted(plain, key=dump_json)
+        case list(), list() | tuple() if len(plain) == len(value):
+            return [_sets_sorted(p, v) for p, v in zip(plain, value, strict=True)]
+        case dict(), dict() if len(plain) == len(value):
+            pairs = zip(plain.items(), value.values(), strict=True)
+            return {key: _sets_sorted(p, v) for (key, p), v in pairs}
+    return plain
 
 
 def field_names(cls: type[Any]) -> tuple[str, ...] | None:

@@ -371,15 +371,18 @@ def _record(cls: type[Any]) -> Decoder:
     """An attrs class, a msgspec struct or a NamedTuple: built by keyword."""
     hints = _hints(cls)
     attributes = getattr(cls, "__attrs_attrs__", None)
+    computed: set[str] = set()
+    # attrs and msgspec mark "no default" with an object of their own; its name is all to go by.
     if attributes is not None:
         names = {a.name: a.alias or a.name for a in attributes if a.init}
-        # attrs marks "no default" with an object of its own; its name is the only thing to go by.
-        optional = {a.name for a in attributes if "NOTHING" not in repr(a.default)}
+        optional = {a.name for a in attributes if repr(a.default) != "NOTHING"}
+        computed = {a.name for a in attributes if not a.init}
     elif hasattr(cls, "__struct_fields__"):
         fields_ = cls.__struct_fields__
         names = {name: name for name in fields_}
-        count = len(getattr(cls, "__struct_defaults__", ()))
-        optional = set(fields_[len(fields_) - count :])
+        defaults = getattr(cls, "__struct_defaults__", ())
+        last = fields_[len(fields_) - len(defaults) :]
+        optional = {n for n, d in zip(last, defaults, strict=True) if repr(d) != "NODEFAULT"}
     else:
         names = {name: name for name in cls._fields}
         optional = set(cls._field_defaults)
@@ -388,7 +391,8 @@ def _record(cls: type[Any]) -> Decoder:
         return cls(**{names[k]: v for k, v in values.items() if k in names})
 
     required = frozenset(names).difference(optional)
-    return _object_decoder(cls, {name: hints.get(name, Any) for name in names}, required, build)
+    members = {name: hints.get(name, Any) for name in (*names, *computed)}
+    return _object_decoder(cls, members, required, build)
 
 
 def _validated(cls: type[Any], validate: Callable[[Any], Any]) -> Decoder:

@@ -59,8 +59,8 @@ class Model:
     def __init__(self, n: int) -> None:
         self.n = n
 
-    def model_dump(self, mode: str) -> dict[str, Any]:
-        assert mode == "json"
+    def model_dump(self, mode: str = "python", *, by_alias: bool) -> dict[str, Any]:
+        assert by_alias, "validated by alias, too"
         return {"n": self.n}
 
     @classmethod
