@@ -42,6 +42,7 @@ from duroxide_pg.hints import Hint
 from duroxide_pg.lanes import CommitLane
 from duroxide_pg.queries import statements
 from duroxide_pg.rows import TurnRow, split_events, to_activity, to_status
+from duroxide_pg.sweeping import sweep_regularly
 from duroxide_pg.tokens import nonces, process_name, split_activity_token, split_turn_token
 from duroxide_pg.waiting import Waiting
 from duroxide_pg.wakeups import TURNS, Wakeups
@@ -123,6 +124,7 @@ class PostgresProvider(PostgresAdmin):
         )
         self._commits_under_way: set[asyncio.Task[Sequence[CommitResult]]] = set()
         self._is_blocked_by_us = False
+        self._sweeping: asyncio.Task[None] | None = None
         super().__init__(self._reads, self._sql, self._now_ms)
 
     @classmethod
@@ -177,6 +179,10 @@ class PostgresProvider(PostgresAdmin):
         if self._migrations != "none":
             await asyncio.to_thread(self._prepare_schema, await self._conninfo())
         self._wakeups.start()
+        if self._sweeping is None and self._clock is None:  # what a test's clock says is not old
+            self._sweeping = asyncio.create_task(
+                sweep_regularly(self._reads, self._sql["sweep"]), name="duroxide_pg.sweep"
+            )
 
     def _prepare_schema(self, dsn: str) -> None:
         ours = migrate.engine_migrations(self._schema)
@@ -197,6 +203,10 @@ class PostgresProvider(PostgresAdmin):
     async def close(self) -> None:
         if self._commits_under_way:
             await asyncio.wait(self._commits_under_way, timeout=5)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+            self._sweeping = None
         await self._wakeups.close()
         for connection in (
             self._turn_polls,

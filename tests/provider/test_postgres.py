@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -11,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from duroxide.providers.base import Provider
 from duroxide.testing.clocks import ManualClock
 from duroxide.testing.provider_suite import ProviderSuite
-from duroxide_pg import migrate
+from duroxide_pg import migrate, sweeping
 from duroxide_pg.provider import PostgresProvider
 from tests.fixtures.postgres import Database
 from tests.provider.postgres_store import empty, installed_dsn
@@ -84,3 +85,35 @@ class TestConnecting:
         assert row is not None
         assert 3 <= row[0] <= 5
         await provider.close()
+
+
+_DEAD_AND_LIVING = """
+insert into duroxide.writers (writer, seq, updated_at) values
+    ('dead', 7, now() - interval '31 days'), ('silent', 7, now() - interval '29 days');
+insert into duroxide.wake_waiters (topic, waiter, until_ms) values
+    ('turns', 'gone', 0), ('turns', 'waits', extract(epoch from now() + interval '1 hour') * 1000)
+"""
+
+
+class TestSweeping:
+    async def test_a_process_removes_what_dead_ones_left_and_nothing_that_may_be_needed(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        migrate.upgrade(database.dsn)
+        monkeypatch.setattr(sweeping, "FIRST_S", 0.0)
+        with psycopg.connect(database.dsn, autocommit=True) as connection:
+            connection.execute(_DEAD_AND_LIVING)
+            provider = PostgresProvider(database.dsn)
+            await provider.start()
+            try:
+                async with asyncio.timeout(20):
+                    while "dead" in _column(connection, "select writer from duroxide.writers"):  # noqa: ASYNC110  # rows tell nobody
+                        await asyncio.sleep(0.02)
+            finally:
+                await provider.close()
+            assert _column(connection, "select writer from duroxide.writers") == {"silent"}
+            assert _column(connection, "select waiter from duroxide.wake_waiters") == {"waits"}
+
+
+def _column(connection: psycopg.Connection[tuple[str]], query: LiteralString) -> set[str]:
+    return {value for (value,) in connection.execute(query)}

@@ -1955,14 +1955,15 @@ begin
 end;
 $$;
 
--- Once in a while, from any process: what nobody will come back for.
+-- Once in a while, from any process: what nobody will come back for. A batch can be sent again for as
+-- long as its process lives and has no answer; one without an answer for a month counts as dead.
 create function {schema}.sweep_v1() returns void
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
     delete from {schema}.wake_waiters as w
      where w.until_ms < floor(extract(epoch from clock_timestamp()) * 1000);
-    delete from {schema}.writers as w where w.updated_at < clock_timestamp() - interval '1 day';
+    delete from {schema}.writers as w where w.updated_at < clock_timestamp() - interval '30 days';
 $$;
 -- Deleting and pruning, as sets. Deleting an instance makes its leases and messages void.
 
