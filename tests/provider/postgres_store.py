@@ -12,7 +12,20 @@ from psycopg import sql
 from duroxide_pg import migrate
 from tests.fixtures.postgres import PostgresServer
 
-TABLES = ["instances", "executions_done", "history_log", "orchestrator_queue", "worker_queue", "late_cancellations", "instance_locks", "sessions", "kv_store", "kv_delta", "writers", "wake_waiters"]
+TABLES = [
+    "instances",
+    "executions_done",
+    "history_log",
+    "orchestrator_queue",
+    "worker_queue",
+    "late_cancellations",
+    "instance_locks",
+    "sessions",
+    "kv_store",
+    "kv_delta",
+    "writers",
+    "wake_waiters",
+]
 
 
 @pytest.fixture(scope="module")
