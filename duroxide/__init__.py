@@ -40,6 +40,7 @@ from duroxide.limits import (
 )
 from duroxide.logs import init_tracing
 from duroxide.payload import Codec, JsonCodec
+from duroxide.providers.base import InstancePage, InstanceQuery
 from duroxide.providers.memory import MemoryProvider
 from duroxide.providers.sqlite import SqliteProvider
 from duroxide.registry import ActivityDef, OrchestrationDef, Registry
@@ -99,6 +100,8 @@ __all__ = [
     "InstanceFilter",
     "InstanceInfo",
     "InstanceNotFound",
+    "InstancePage",
+    "InstanceQuery",
     "InstanceTree",
     "JsonCodec",
     "LimitExceeded",

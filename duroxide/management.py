@@ -12,6 +12,8 @@ from duroxide.providers.base import (
     DeleteResult,
     ExecutionInfo,
     InstanceFilter,
+    InstancePage,
+    InstanceQuery,
     InstanceStats,
     InstanceStatus,
     Provider,
@@ -51,6 +53,28 @@ class Management:
             limit: at most so many; None: all.
         """
         return await self.admin.list_instances(status=status, limit=limit)
+
+    async def page(
+        self,
+        which: InstanceQuery | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> InstancePage:
+        """A page of the instances that pass a query, newest first.
+
+        Args:
+            which: None: all of them.
+            limit: at most so many.
+            cursor: `next_cursor` of the page before; None: the first page.
+
+        Raises:
+            ValueError: a limit below 1.
+            ProviderError: the cursor is none of this store.
+        """
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        return await self.admin.list_page(which or InstanceQuery(), limit=limit, cursor=cursor)
 
     async def executions(self, instance_id: InstanceId) -> Sequence[ExecutionInfo]:
         """The executions that continue-as-new has made of an instance, oldest first.

@@ -11,6 +11,8 @@ from duroxide.providers.base import (
     DeleteResult,
     ExecutionInfo,
     InstanceFilter,
+    InstancePage,
+    InstanceQuery,
     InstanceStats,
     InstanceStatus,
     PruneOptions,
@@ -18,6 +20,7 @@ from duroxide.providers.base import (
     QueueDepths,
     SystemMetrics,
 )
+from duroxide.providers.paging import decode_cursor, encode_cursor
 from duroxide.state import ExecutionStatus
 from duroxide_pg.arrays import Texts
 from duroxide_pg.connections import HotConnection
@@ -50,6 +53,28 @@ class PostgresAdmin:
     ) -> Sequence[InstanceStatus]:
         rows = await self._ask("list_instances", status=status, limit=limit)
         return [to_status(row) for row in rows]
+
+    async def list_page(
+        self, which: InstanceQuery, *, limit: int, cursor: str | None = None
+    ) -> InstancePage:
+        created, instance_id = (None, None) if cursor is None else decode_cursor(cursor)
+        rows = await self._ask(
+            "list_page",
+            statuses=_texts(None if which.statuses is None else [s.value for s in which.statuses]),
+            names=_texts(which.names),
+            parent=which.parent_instance_id,
+            roots=which.roots_only,
+            from_ms=which.created_from_ms,
+            before_ms=which.created_before_ms,
+            created=created,
+            instance_id=instance_id,
+            limit=limit + 1,  # one more tells whether another page follows
+        )
+        page = rows[:limit]
+        following = None
+        if page and len(rows) > limit:
+            following = encode_cursor(page[-1][-1], page[-1][0])
+        return InstancePage(instances=tuple(map(to_status, page)), next_cursor=following)
 
     async def list_executions(self, instance_id: InstanceId) -> Sequence[ExecutionInfo]:
         return [
@@ -151,6 +176,10 @@ class PostgresAdmin:
     async def cleanup_sessions(self, *, idle_ms: int) -> int:
         ((count,),) = await self._ask("cleanup_sessions", now=self._admin_now_ms())
         return int(count)
+
+
+def _texts(values: Sequence[str] | None) -> Texts | None:
+    return None if values is None else Texts(values)
 
 
 def _filter(which: InstanceFilter) -> dict[str, Any]:

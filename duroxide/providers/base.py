@@ -461,6 +461,24 @@ class ExecutionInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceQuery:
+    """Which instances a list shows: those that pass every condition given."""
+
+    statuses: tuple[ExecutionStatus, ...] | None = None
+    names: tuple[str, ...] | None = None  # of their orchestrations
+    parent_instance_id: InstanceId | None = None  # its children; None: of any parent or none
+    roots_only: bool = False  # no children
+    created_from_ms: int | None = None
+    created_before_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstancePage:
+    instances: tuple[InstanceStatus, ...]  # newest first
+    next_cursor: str | None  # of the page after this; None: this is the last one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceFilter:
     instance_ids: tuple[InstanceId, ...] | None = None
     completed_before_ms: int | None = None
@@ -521,6 +539,19 @@ class ProviderAdmin(Protocol):
         self, *, status: str | None = None, limit: int | None = None
     ) -> Sequence[InstanceStatus]:
         """Newest first."""
+        ...
+
+    async def list_page(
+        self, which: InstanceQuery, *, limit: int, cursor: str | None = None
+    ) -> InstancePage:
+        """At most `limit` instances, newest first, from where the page with that cursor ended.
+
+        Pages never repeat an instance; those that were created meanwhile are newer than the first
+        page, so they are left out. The instance that a page ended with may be deleted.
+
+        Raises:
+            ProviderError: the cursor is none of this store.
+        """
         ...
 
     async def list_executions(self, instance_id: InstanceId) -> Sequence[ExecutionInfo]:

@@ -11,6 +11,8 @@ from duroxide.providers.base import (
     DeleteResult,
     ExecutionInfo,
     InstanceFilter,
+    InstancePage,
+    InstanceQuery,
     InstanceStats,
     InstanceStatus,
     MessageKind,
@@ -20,6 +22,7 @@ from duroxide.providers.base import (
     SystemMetrics,
 )
 from duroxide.providers.memory_store import Execution, Instance, MemoryStore
+from duroxide.providers.paging import decode_cursor, encode_cursor
 from duroxide.state import ExecutionStatus
 
 DEFAULT_LIMIT = 1000  # of instances that one bulk call touches
@@ -38,6 +41,21 @@ class MemoryAdmin:
         states.reverse()  # insertion order: of the same millisecond the later one is newer
         states.sort(key=lambda state: -state.created_at_ms)
         return [s for s in states if status is None or s.status.value == status][:limit]
+
+    async def list_page(
+        self, which: InstanceQuery, *, limit: int, cursor: str | None = None
+    ) -> InstancePage:
+        states = [i.status() for i in self._store.instances.values()]
+        states = [state for state in states if _is_wanted(state, which)]
+        states.sort(key=_place, reverse=True)
+        if cursor is not None:
+            after = decode_cursor(cursor)
+            states = [state for state in states if _place(state) < after]
+        page = tuple(states[:limit])
+        is_last = len(page) == len(states)
+        return InstancePage(
+            instances=page, next_cursor=None if is_last else encode_cursor(*_place(page[-1]))
+        )
 
     async def list_executions(self, instance_id: InstanceId) -> Sequence[ExecutionInfo]:
         instance = self._store.instances.get(instance_id)
@@ -215,6 +233,26 @@ class MemoryAdmin:
 
 def _refusal(operation: str, message: str) -> ProviderError:
     return ProviderError(operation, message, retryable=False)
+
+
+def _place(state: InstanceStatus) -> tuple[int, InstanceId]:
+    return state.created_at_ms, state.instance_id
+
+
+def _is_wanted(state: InstanceStatus, which: InstanceQuery) -> bool:
+    parent, since, before = (
+        which.parent_instance_id,
+        which.created_from_ms,
+        which.created_before_ms,
+    )
+    return (
+        (which.statuses is None or state.status in which.statuses)
+        and (which.names is None or state.name in which.names)
+        and (parent is None or state.parent_instance_id == parent)
+        and (not which.roots_only or state.parent_instance_id is None)
+        and (since is None or state.created_at_ms >= since)
+        and (before is None or state.created_at_ms < before)
+    )
 
 
 def _info(execution: Execution) -> ExecutionInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from duroxide.providers.base import (
     DeleteResult,
     ExecutionInfo,
     InstanceFilter,
+    InstancePage,
+    InstanceQuery,
     InstanceStats,
     InstanceStatus,
     MessageKind,
@@ -23,6 +26,7 @@ from duroxide.providers.base import (
     SystemMetrics,
 )
 from duroxide.providers.memory_admin import DEFAULT_LIMIT
+from duroxide.providers.paging import decode_cursor, encode_cursor
 from duroxide.providers.sqlite_store import SQL, SqliteStore, key_values_of, status_of
 from duroxide.state import ExecutionStatus
 
@@ -65,6 +69,31 @@ class SqliteAdmin:
             return [state for state in map(self._status, ids) if state is not None]
 
         return await self._run("list_instances", read)
+
+    async def list_page(
+        self, which: InstanceQuery, *, limit: int, cursor: str | None = None
+    ) -> InstancePage:
+        created, instance_id = (None, None) if cursor is None else decode_cursor(cursor)
+        parameters = {
+            "statuses": _set(None if which.statuses is None else [s.value for s in which.statuses]),
+            "names": _set(which.names),
+            "parent": which.parent_instance_id,
+            "roots": which.roots_only,
+            "from": which.created_from_ms,
+            "before": which.created_before_ms,
+            "created": created,
+            "id": instance_id,
+            "limit": limit + 1,  # one more tells whether another page follows
+        }
+
+        def read() -> InstancePage:
+            rows = [status_of(row) for row in self._execute(SQL["list_page"], parameters)]
+            page = tuple(rows[:limit])
+            last = page[-1] if len(rows) > limit else None
+            following = encode_cursor(last.created_at_ms, last.instance_id) if last else None
+            return InstancePage(instances=page, next_cursor=following)
+
+        return await self._run("list_page", read)
 
     async def list_executions(self, instance_id: InstanceId) -> Sequence[ExecutionInfo]:
         def read() -> list[ExecutionInfo]:
@@ -268,6 +297,10 @@ class SqliteAdmin:
             return self._execute(SQL["cleanup_sessions"], {"now": self._clock.now_ms()}).rowcount
 
         return await self._run("cleanup_sessions", write)
+
+
+def _set(values: Sequence[str] | None) -> str | None:
+    return None if values is None else json.dumps(list(values))
 
 
 def _query(name: str, which: InstanceFilter) -> tuple[str, dict[str, Any]]:

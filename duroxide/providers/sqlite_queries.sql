@@ -259,6 +259,25 @@ where :status is null or e.status = :status
 order by i.created_at_ms desc, i.instance_id desc
 limit :limit;
 
+-- name: list_page
+-- By the index on age, from the place where the last page ended; sets come as JSON arrays.
+select
+    i.instance_id, i.execution_id, i.name, i.version, e.status, e.output, i.custom_status,
+    i.custom_status_version, i.created_at_ms, i.updated_at_ms, e.completed_at_ms,
+    i.parent_instance_id
+from instances as i
+join executions as e on e.instance_id = i.instance_id and e.execution_id = i.execution_id
+where
+    (:statuses is null or e.status in (select value from json_each(:statuses)))
+    and (:names is null or i.name in (select value from json_each(:names)))
+    and (:parent is null or i.parent_instance_id = :parent)
+    and (not :roots or i.parent_instance_id is null)
+    and (:from is null or i.created_at_ms >= :from)
+    and (:before is null or i.created_at_ms < :before)
+    and (:created is null or (i.created_at_ms, i.instance_id) < (:created, :id))
+order by i.created_at_ms desc, i.instance_id desc
+limit :limit;
+
 -- name: list_executions
 select execution_id, status, output, started_at_ms, completed_at_ms, event_count
 from executions where instance_id = ? order by execution_id;

@@ -13,6 +13,30 @@ select s.instance_id, s.current_execution_id, s.orchestration_name, s.orchestrat
  order by s.created_at desc, s.instance_id desc
  limit %(limit)s;
 
+-- name: list_page
+-- From the place where the last page ended, in microseconds since 1970, which are exact in a timestamp.
+select s.instance_id, s.current_execution_id, s.orchestration_name, s.orchestration_version, s.status,
+       s.output, s.custom_status, s.custom_status_version,
+       floor(extract(epoch from s.created_at) * 1000)::bigint,
+       floor(extract(epoch from s.updated_at) * 1000)::bigint,
+       floor(extract(epoch from s.completed_at) * 1000)::bigint,
+       s.parent_instance_id,
+       (extract(epoch from s.created_at) * 1000000)::bigint
+  from {schema}.instances as s
+ where (%(statuses)s::text[] is null or s.status = any(%(statuses)s::text[]))
+   and (%(names)s::text[] is null or s.orchestration_name = any(%(names)s::text[]))
+   and (%(parent)s::text is null or s.parent_instance_id = %(parent)s)
+   and (not %(roots)s::boolean or s.parent_instance_id is null)
+   and (%(from_ms)s::bigint is null
+        or s.created_at >= timestamptz 'epoch' + %(from_ms)s::bigint * interval '1 millisecond')
+   and (%(before_ms)s::bigint is null
+        or s.created_at < timestamptz 'epoch' + %(before_ms)s::bigint * interval '1 millisecond')
+   and (%(created)s::bigint is null
+        or (s.created_at, s.instance_id)
+           < (timestamptz 'epoch' + %(created)s::bigint * interval '1 microsecond', %(instance_id)s::text))
+ order by s.created_at desc, s.instance_id desc
+ limit %(limit)s;
+
 -- name: list_executions
 -- Oldest first. An unfinished count of events comes from the instance, the others from their turns.
 select e.execution_id, e.status, e.output,

@@ -17,6 +17,7 @@ from duroxide.testing.provider_suite.admin import (
     BulkDeletionSuite,
     DeletionSuite,
     ManagementSuite,
+    PagesSuite,
     PruneSuite,
 )
 from duroxide.testing.provider_suite.atomicity import AtomicitySuite
@@ -60,6 +61,7 @@ class ProviderSuite(
     LeaseSuite,
     LockingSuite,
     ManagementSuite,
+    PagesSuite,
     PollingSuite,
     PruneSuite,
     QueueSuite,
@@ -89,6 +91,7 @@ __all__ = [
     "LeaseSuite",
     "LockingSuite",
     "ManagementSuite",
+    "PagesSuite",
     "PollingSuite",
     "ProviderSuite",
     "PruneSuite",

@@ -10,6 +10,7 @@ from duroxide.errors import ProviderError
 from duroxide.providers.base import (
     CommitCode,
     InstanceFilter,
+    InstanceQuery,
     MessageKind,
     PruneOptions,
 )
@@ -66,6 +67,69 @@ async def execution_ids(store: StoreDriver, instance_id: str) -> list[int]:
 
 async def listed(store: StoreDriver, **which: Any) -> list[str]:
     return [state.instance_id for state in await store.admin.list_instances(**which)]
+
+
+async def pages(store: StoreDriver, limit: int, **which: Any) -> list[list[str]]:
+    """The ids, page by page."""
+    found, cursor = [], None
+    while True:
+        page = await store.admin.list_page(InstanceQuery(**which), limit=limit, cursor=cursor)
+        found.append([state.instance_id for state in page.instances])
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+
+
+class PagesSuite(SuiteBase):
+    async def test_pages_go_on_where_the_last_one_ended(self, store: StoreDriver) -> None:
+        for name in ("a", "c", "b"):  # at once: their ids decide
+            await store.running(name)
+        store.clock.advance(1)
+        await store.running("0")
+        assert await pages(store, 2) == [["0", "c"], ["b", "a"]]
+        assert await pages(store, 3) == [["0", "c", "b"], ["a"]]
+        assert await pages(store, 9) == [["0", "c", "b", "a"]]
+
+    async def test_new_and_deleted_instances_disturb_no_page(self, store: StoreDriver) -> None:
+        for name in ("a", "b", "c", "d"):
+            await ended(store, name)
+            store.clock.advance(1)
+        first = await store.admin.list_page(InstanceQuery(), limit=2)
+        assert [state.instance_id for state in first.instances] == ["d", "c"]
+        await store.admin.delete_instances(["c"])
+        await store.running("e")
+        second = await store.admin.list_page(InstanceQuery(), limit=2, cursor=first.next_cursor)
+        assert [state.instance_id for state in second.instances] == ["b", "a"]
+        assert second.next_cursor is None
+
+    async def test_pages_show_what_was_asked_for(self, store: StoreDriver) -> None:
+        began_ms = store.now_ms()
+        await store.running("running")
+        store.clock.advance(10)
+        await ended(store, "completed")
+        await ended(store, "failed", ExecutionStatus.FAILED)
+        store.clock.advance(10)
+        await child_of(store, "completed", "child")
+        both = (ExecutionStatus.RUNNING, ExecutionStatus.FAILED)
+        assert await pages(store, 9, statuses=both) == [["failed", "running"]]
+        assert await pages(store, 9, statuses=()) == [[]]
+        assert await pages(store, 9, names=("Child", "Unheard")) == [["child"]]
+        assert await pages(store, 9, parent_instance_id="completed") == [["child"]]
+        assert await pages(store, 2, roots_only=True) == [["failed", "completed"], ["running"]]
+        middle = {"created_from_ms": began_ms + 10, "created_before_ms": began_ms + 20}
+        assert await pages(store, 9, **middle) == [["failed", "completed"]]
+        assert await pages(store, 9, names=("Greet",), statuses=both, **middle) == [["failed"]]
+
+    async def test_a_page_is_the_state_of_its_instances(self, store: StoreDriver) -> None:
+        await ended(store, "i1")
+        (state,) = (await store.admin.list_page(InstanceQuery(), limit=1)).instances
+        assert state == await store.status("i1")
+
+    async def test_what_is_no_cursor_is_refused(self, store: StoreDriver) -> None:
+        for text in ("", "i1", "x:i1", "-1:i1"):
+            with pytest.raises(ProviderError, match="cursor") as refusal:
+                await store.admin.list_page(InstanceQuery(), limit=1, cursor=text)
+            assert not refusal.value.retryable
 
 
 class ManagementSuite(SuiteBase):

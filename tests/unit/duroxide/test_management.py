@@ -13,7 +13,7 @@ from duroxide.client import AsyncClient
 from duroxide.context import OrchestrationContext
 from duroxide.decorators import orchestration
 from duroxide.errors import ClientError, InstanceNotFound, ProviderError
-from duroxide.providers.base import InstanceFilter, PruneOptions
+from duroxide.providers.base import InstanceFilter, InstanceQuery, PruneOptions
 from duroxide.providers.memory import MemoryProvider
 from duroxide.providers.sqlite import SqliteProvider
 from duroxide.registry import Registry
@@ -94,6 +94,21 @@ async def test_lists_counts_and_bulk_deletion(client: AsyncClient) -> None:
     assert stats.history_event_count == 2
     gone = await client.delete_many(InstanceFilter(limit=2))
     assert gone.instances_deleted == 2
+
+
+async def test_pages_of_instances(client: AsyncClient) -> None:
+    await client.result(await client.start(root, instance_id="r"))
+    await client.start(waiting, instance_id="w")
+    await client.wait_until("w", lambda state: True)
+    first = await client.page(limit=1)
+    assert [state.instance_id for state in first.instances] == ["w"]
+    rest = await client.page(limit=9, cursor=first.next_cursor)
+    assert {state.name for state in rest.instances} == {"root", "leaf"}
+    assert rest.next_cursor is None
+    roots = await client.page(InstanceQuery(roots_only=True))
+    assert {state.instance_id for state in roots.instances} == {"r", "w"}
+    with pytest.raises(ValueError, match="limit must be at least 1, not 0"):
+        await client.page(limit=0)
 
 
 async def test_old_executions_are_pruned(client: AsyncClient) -> None:
