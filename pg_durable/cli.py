@@ -81,16 +81,28 @@ def dev(dsn: str | None, private: bool, data_dir: Path) -> int:
 @cli.command()
 @dsn_option
 @click.option("--sql", "as_sql", is_flag=True, help="Print the SQL of a new installation instead.")
-def install(dsn: str | None, as_sql: bool) -> None:
+@click.option(
+    "--operators-in-pg-catalog",
+    is_flag=True,
+    help="Create the operators in pg_catalog too, for sessions without public in their search_path;"
+    " needs a superuser.",
+)
+def install(dsn: str | None, as_sql: bool, operators_in_pg_catalog: bool) -> None:
     """Create the schemas df and duroxide, or bring them to this release. Safe to repeat."""
+    if as_sql and operators_in_pg_catalog:
+        raise click.UsageError("--sql and --operators-in-pg-catalog exclude each other")
     if as_sql:
         click.echo(installation.render_sql(), nl=False)
         return
-    report = installation.install(required_server(dsn).dsn)
+    server = required_server(dsn).dsn
+    report = installation.install(server)
     click.echo(
         f"schemas df ({report.df.revision}) and duroxide ({report.engine.revision})"
         f" are installed in database {report.database!r}"
     )
+    if operators_in_pg_catalog:
+        created = installation.create_catalog_operators(server)
+        click.echo(f"operators created in pg_catalog: {' '.join(created) or 'none were missing'}")
 
 
 @cli.command()

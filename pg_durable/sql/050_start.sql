@@ -203,7 +203,8 @@ begin
                 where v.value is not null
             ), ''
         )
-        || '},"loop_iteration":0,"graph_ref":' || to_json(v_hash)::text || '}';
+        || '},"loop_iteration":0,"graph_ref":' || to_json(v_hash)::text
+        || coalesce(',"settings":' || df._pinned_settings(), '') || '}';
     perform duroxide.send_v1(
         p_instance_id, 1::smallint,
         '{"StartOrchestration":{"instance":' || to_json(p_instance_id)::text

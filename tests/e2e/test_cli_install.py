@@ -6,6 +6,7 @@ import io
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pg_durable import install
 from tests.fixtures.commands import pg_durable
@@ -62,6 +63,25 @@ def test_the_printed_sql_makes_a_database_that_passes_the_check(database: Databa
         connection.execute(script.output.encode())
     checked = pg_durable("check", "--dsn", database.dsn)
     assert checked.status == 0, checked.output + checked.errors
+
+
+def test_operators_go_to_the_catalog_for_a_superuser_who_asks(database: Database) -> None:
+    """They are then found under every search_path; a second time there is nothing to do."""
+    refused = pg_durable("install", "--operators-in-pg-catalog", "--dsn", database.dsn)
+    assert refused.status != 0
+    assert "connect as a superuser" in refused.errors
+    superuser = make_conninfo(database.server.admin_dsn, dbname=database.name)
+    done = pg_durable("install", "--operators-in-pg-catalog", "--dsn", superuser)
+    assert done.status == 0, done.errors
+    assert "operators created in pg_catalog: !> & ?> @> | |=> ~>" in done.output
+    again = pg_durable("install", "--operators-in-pg-catalog", "--dsn", superuser)
+    assert "none were missing" in again.output
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute("set search_path = ''")
+        found = connection.execute("select 'select 1' ~> 'select 2'").fetchone()
+    assert found is not None
+    both = pg_durable("install", "--sql", "--operators-in-pg-catalog")
+    assert both.status == 2
 
 
 def test_version_names_the_server_if_there_is_one(database: Database) -> None:

@@ -80,7 +80,7 @@ def test_superusers_the_owner_and_bypassrls_see_everything(
         "select from df._inbox",
         "delete from df._inbox",
         "select from df._snapshots",
-        "insert into df._settings values ('log_queries', 'on')",
+        "insert into df._settings values ('retention_days', '1')",
         "select from df._workers",
         "truncate df.instances",
         "select df._project_v1('{}', '{}', '{}', '{}', '{}', '{}', false)",

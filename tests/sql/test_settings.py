@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
-from tests.sql.sessions import Connection, message, refusal, value
+from pg_durable.scope import ExecutionLimits
+from tests.sql.sessions import Connection, message, refusal, start, value
 
 
 def test_a_setting_is_its_row_or_its_default(owner: Connection) -> None:
@@ -50,3 +54,33 @@ def test_a_bad_setting_is_refused(owner: Connection, name: str, given: str, word
 def test_every_default_would_be_accepted(owner: Connection) -> None:
     with owner.transaction(force_rollback=True):
         owner.execute("insert into df._settings select name, fallback from df._setting_specs()")
+
+
+def test_settings_that_decide_what_a_workflow_does_are_pinned_at_its_start(
+    owner: Connection, alice: Connection
+) -> None:
+    """Only those that are not the default; the worker's defaults are the same."""
+
+    def pinned() -> Any:
+        i = start(alice, "'SELECT 1'")
+        body = value(
+            owner,
+            "select work_item from duroxide.orchestrator_queue where instance_id = %s and kind = 1",
+            i,
+        )
+        return json.loads(json.loads(body)["StartOrchestration"]["input"]).get("settings")
+
+    assert pinned() is None
+    names = set(ExecutionLimits.__dataclass_fields__)
+    try:
+        owner.execute(
+            "insert into df._settings values ('min_loop_interval_ms', '0'), ('cron_dialect', 'quartz'),"
+            " ('retention_days', '7'), ('max_loop_iterations', '0')"
+        )
+        assert pinned() == {"cron_dialect": "quartz", "min_loop_interval_ms": "0"}
+        limits = ExecutionLimits.parse(pinned())
+        assert (limits.min_loop_interval_ms, limits.cron_dialect) == (0, "quartz")
+    finally:
+        owner.execute("delete from df._settings")
+    defaults = {name: value(owner, "select df._setting(%s)", name) for name in names}
+    assert ExecutionLimits.parse(defaults) == ExecutionLimits()

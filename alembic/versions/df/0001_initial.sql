@@ -246,20 +246,12 @@ as $$
         ('new_transaction_start_timeout', '5', 1, 3600, null),
         ('retention_days', '30', 0, 36500, null),
         ('retain_instances', '10000', 0, 1000000000, null),
-        ('reconcile_interval', '3600', 0, 86400, null),
-        ('max_management_connections', '6', 1, 1000, null),
-        ('max_duroxide_connections', '10', 2, 1000, null),
-        ('max_user_connections', '10', 1, 1000, null),
-        ('execution_acquire_timeout', '30', 1, 3600, null),
-        ('sql_timeout', '0', 0, 86400000, null),
         ('max_loop_iterations', '0', 0, 1000000000000, null),
         ('min_loop_interval_ms', '1000', 0, 3600000, null),
+        ('max_carried_bytes', '1048576', 1024, 1073741823, null),
         ('keep_executions', '10', 1, 100000, null),
-        ('max_result_rows', '100000', 1, 100000000, null),
-        ('max_result_bytes', '16777216', 1024, 1073741823, null),
         ('cron_dialect', 'classic', null, null, array['classic', 'quartz']),
-        ('workflow_timezone', 'UTC', null, null, null),
-        ('log_queries', 'off', null, null, array['on', 'off'])
+        ('workflow_timezone', 'UTC', null, null, null)
 $$;
 
 comment on function df._setting_specs() is 'Every setting with its default and what it may be';
@@ -276,7 +268,7 @@ begin
         raise exception 'pg-durable has no setting "%"', new.name
             using errcode = '22023', hint = 'Known settings: ' || (
                 select string_agg(s.name, ', ' order by s.name) from df._setting_specs() as s
-            ) || '.';
+            ) || '. How a worker behaves is told to the worker: see `pg-durable worker --help`.';
     end if;
     if v_spec.lowest is not null then
         if new.value !~ '^[0-9]{1,15}$' or new.value::bigint not between v_spec.lowest and v_spec.highest then
@@ -322,6 +314,21 @@ as $$
 $$;
 
 comment on function df._setting(text) is 'The value of a setting: df._settings, else ALTER DATABASE, else the default';
+
+-- Those settings that decide what a workflow does, as far as they differ from their defaults. They are
+-- pinned when it starts, so that it replays.
+create function df._pinned_settings() returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select json_object_agg(s.name, df._setting(s.name) order by s.name)::text
+    from df._setting_specs() as s
+    where s.name in (
+        'max_loop_iterations', 'min_loop_interval_ms', 'max_carried_bytes', 'cron_dialect', 'workflow_timezone'
+    ) and df._setting(s.name) <> s.fallback
+$$;
+
+comment on function df._pinned_settings() is 'Settings that a workflow keeps from its start, as JSON; null: all are defaults';
 
 grant select on df._settings to public;
 
@@ -1908,7 +1915,8 @@ begin
                 where v.value is not null
             ), ''
         )
-        || '},"loop_iteration":0,"graph_ref":' || to_json(v_hash)::text || '}';
+        || '},"loop_iteration":0,"graph_ref":' || to_json(v_hash)::text
+        || coalesce(',"settings":' || df._pinned_settings(), '') || '}';
     perform duroxide.send_v1(
         p_instance_id, 1::smallint,
         '{"StartOrchestration":{"instance":' || to_json(p_instance_id)::text
