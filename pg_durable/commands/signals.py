@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_waiting: list[list[int]] = []  # a list of signals for each block that puts them off
 
 
 class Stopped(KeyboardInterrupt):
@@ -35,11 +38,26 @@ def stop_on_signals() -> None:
             signal.signal(number, _stop)
 
 
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Raise Stopped at the end of the block only: for what must not be left half done."""
+    _waiting.append([])
+    try:
+        yield
+    finally:
+        asked = _waiting.pop()
+    if asked:
+        raise Stopped(asked[0])
+
+
 def _stop(number: int, _: FrameType | None) -> None:
     for each in ASKING:
         if signal.getsignal(each) is _stop:
             signal.signal(each, _exit)
-    raise Stopped(number)
+    if _waiting:
+        _waiting[-1].append(number)
+    else:
+        raise Stopped(number)
 
 
 def _exit(number: int, _: FrameType | None) -> None:

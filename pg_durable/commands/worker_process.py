@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import IO
 
+from pg_durable.commands.signals import put_off
+
 LOG_TAIL_BYTES = 8192
 STOP_TIMEOUT_S = 15.0  # the worker's own grace for what is in flight is 10 s
 
@@ -55,15 +57,16 @@ class WorkerProcess:
         """Start a worker; the one before must be gone."""
         assert not self.is_running, f"the worker {self.pid} is still running"
         self._close_pipe()
-        self._child = subprocess.Popen(
-            # -P: a module of that name in the working directory must not be run instead
-            [sys.executable, "-P", "-m", "pg_durable", "worker", "--until-eof"],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=self._log,
-            env=self._environment,
-            start_new_session=True,  # Ctrl-C goes to us, and we stop it in order
-        )
+        with put_off():  # a child that we do not know of yet can't be stopped in order
+            self._child = subprocess.Popen(
+                # -P: a module of that name in the working directory must not be run instead
+                [sys.executable, "-P", "-m", "pg_durable", "worker", "--until-eof"],
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=self._log,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C goes to us, and we stop it in order
+            )
 
     @property
     def is_running(self) -> bool:
