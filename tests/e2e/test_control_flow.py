@@ -241,3 +241,25 @@ def test_cancelling_an_instance_cancels_its_statement(workflows: Workflows) -> N
     eventually(lambda: workflows.one(running) == 0, timeout_s=2, what="it was cancelled")
     assert workflows.status(instance) == "cancelled"
     assert workflows.all("select i from seen") == []
+
+
+def test_a_loop_ends_at_the_limit_that_held_when_it_started(workflows: Workflows) -> None:
+    workflows.run(
+        "insert into df._settings values ('max_loop_iterations', '3'), ('min_loop_interval_ms', '0')"
+    )
+    workflows.run("create table seen (i int)")
+    instance = workflows.start("df.loop('insert into seen values (1)')")
+    workflows.run("delete from df._settings")
+    assert workflows.wait(instance) == "failed"
+    assert workflows.error(instance) == (
+        "Loop exceeded maximum iteration count of 3. "
+        "Use df.break() to exit the loop or restructure the workflow."
+    )
+    assert workflows.one("select count(*) from seen") == 3
+
+
+def test_a_loop_that_lost_its_race_says_so(workflows: Workflows) -> None:
+    instance = workflows.start("df.loop('select pg_sleep(60)') | 'select 1'")
+    assert workflows.wait(instance) == "completed"
+    lost = "select status, error from df.nodes where instance_id = %s and node_type = 'LOOP'"
+    assert workflows.all(lost, instance) == [("failed", "Loop branch cancelled after losing RACE")]
