@@ -56,6 +56,7 @@ class HotConnection:
         self._settings = {} if is_pooled else settings
         self._is_pooled = is_pooled
         self._connection: AsyncConnection[Any] | None = None
+        self._is_closed = False
         self._lock = asyncio.Lock()
 
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any]) -> list[TupleRow]:
@@ -63,6 +64,7 @@ class HotConnection:
 
         Raises:
             psycopg.Error: as it came; a connection that broke is opened anew by the next call.
+            ProviderError: it is closed, or can't be opened.
         """
         async with self._lock:
             connection = await self._open()
@@ -100,6 +102,8 @@ class HotConnection:
         raise AssertionError("unreachable")
 
     async def close(self) -> None:
+        """Close for good: a call that comes late, from a task that nobody waits for, opens nothing."""
+        self._is_closed = True
         async with self._lock:
             await self._discard()
 
@@ -107,6 +111,8 @@ class HotConnection:
         if self._connection is not None and not self._connection.closed:
             return self._connection
         self._connection = None
+        if self._is_closed:
+            raise ProviderError(self._purpose, "the provider is closed", False)
         connection = await self._connect(self._purpose)
         try:
             arrays.register(connection.adapters)

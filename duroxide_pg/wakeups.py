@@ -73,6 +73,7 @@ class Wakeups:
         self._registered: dict[str, float] = {}  # topic -> until when, loop time
         self._registered_at = 0.0
         self._registering: asyncio.Task[None] | None = None
+        self._registrations: set[asyncio.Task[None]] = set()
         self._times_told = 0
         self._to_wake_queues: set[str] = set()
         self._to_wake_instances: set[InstanceId] = set()
@@ -89,6 +90,7 @@ class Wakeups:
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
         tasks += [task for task in (self._waking, self._registering) if task is not None]
+        tasks += self._registrations
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -112,7 +114,10 @@ class Wakeups:
         missing = self._missing(topics)
         if missing:
             # A caller that is cancelled only stops waiting: the session goes on.
-            await asyncio.shield(asyncio.create_task(self._register_for(missing)))
+            registration = asyncio.create_task(self._register_for(missing))
+            self._registrations.add(registration)
+            registration.add_done_callback(self._registrations.discard)
+            await asyncio.shield(registration)
             return  # look once more before waiting for long
         await hint.wait(seen, seconds - patience)
 

@@ -69,6 +69,7 @@ class StepConnections:
             connection = idle.pop().take()
             if not connection.closed and not _is_dead(connection):
                 return connection
+            self._spawn(connection.close())
         return None
 
     async def _give_back(self, key: _Key, connection: AsyncConnection) -> None:
@@ -82,6 +83,9 @@ class StepConnections:
             logger.debug("a step's connection could not be reused: %s", error)
             await connection.close()
             return
+        except BaseException:
+            await connection.close()
+            raise
         loop = asyncio.get_running_loop()
         expiry = loop.call_later(self._idle_s, self._expire, key, connection)
         self._idle[key].append(_Idle(connection, expiry))
@@ -99,7 +103,8 @@ class StepConnections:
 def _is_dead(connection: AsyncConnection) -> bool:
     """Whether the server has closed an idle connection, as far as is known without asking it."""
     try:
-        connection.pgconn.consume_input()
+        for _ in range(2):  # the server's last words, and then that there are no more
+            connection.pgconn.consume_input()
     except psycopg.OperationalError:
         return True
     return connection.pgconn.status != pq.ConnStatus.OK
@@ -107,7 +112,9 @@ def _is_dead(connection: AsyncConnection) -> bool:
 
 async def _abandon(connection: AsyncConnection) -> None:
     """Cancel what runs and close. The transaction can't commit: its COMMIT is never sent again."""
-    if connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
-        with suppress(psycopg.Error):
-            await connection.cancel_safe(timeout=5.0)
-    await connection.close()
+    try:
+        if connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
+            with suppress(psycopg.Error):
+                await connection.cancel_safe(timeout=5.0)
+    finally:  # also when the caller is interrupted a second time
+        await connection.close()

@@ -12,6 +12,7 @@ import pytest_asyncio
 from psycopg import AsyncConnection
 
 from duroxide.errors import ProviderError
+from duroxide.ids import InstanceId
 from duroxide.providers.base import (
     AbandonTurn,
     Activity,
@@ -209,3 +210,14 @@ async def test_a_schema_that_goes_away_is_a_retryable_error_and_may_come_back(
     poll = await provider.poll_turns(worker="w", want=5, lease_ms=1_000)
     assert "c" in [turn.instance_id for turn in poll.turns]
     await provider.close()
+
+
+async def test_a_closed_provider_opens_no_connection(
+    provider: PostgresProvider, installed_dsn: str
+) -> None:
+    await started(provider, "a")
+    await provider.close()
+    with pytest.raises(ProviderError, match="closed"):
+        await provider.read_status([InstanceId("a")])
+    with pytest.raises(ProviderError, match="closed"):
+        await provider.poll_turns(worker="w", want=1, lease_ms=1)

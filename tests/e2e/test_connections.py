@@ -1,0 +1,78 @@
+"""Whatever interrupts a worker, it leaves no connection open."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from psycopg import AsyncConnection, pq
+
+from pg_durable.home import Home
+from pg_durable.steps import wire
+from pg_durable.steps.connections import StepConnections
+from tests.fixtures.postgres import Database
+
+
+class Sessions(list[AsyncConnection]):
+    """Opens sessions in a database, whoever asks, and keeps an account of them."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    async def connect(self, role: str, database: str | None) -> AsyncConnection:
+        self.append(await AsyncConnection.connect(self._dsn, autocommit=True))
+        return self[-1]
+
+
+async def sleep_in_a_step(connections: StepConnections, began: asyncio.Event) -> None:
+    async with connections.borrow("somebody", None) as connection:
+        began.set()
+        async for _ in wire.simple_query(connection.pgconn, b"select pg_sleep(60)"):
+            pass
+
+
+async def test_a_step_that_is_interrupted_twice_leaves_no_session(database: Database) -> None:
+    sessions, began = Sessions(database.dsn), asyncio.Event()
+    connections = StepConnections(sessions.connect)
+    step = asyncio.create_task(sleep_in_a_step(connections, began))
+    await began.wait()
+    while sessions[0].info.transaction_status != pq.TransactionStatus.ACTIVE:  # noqa: ASYNC110  # libpq tells nobody
+        await asyncio.sleep(0)
+    step.cancel()
+    await asyncio.sleep(0)  # it asks the server to cancel what runs
+    assert not step.done()
+    step.cancel()
+    await asyncio.wait((step,))
+    assert sessions[0].closed
+    await connections.close()
+
+
+async def test_a_session_that_the_server_ended_is_closed_and_replaced(database: Database) -> None:
+    sessions = Sessions(database.dsn)
+    connections = StepConnections(sessions.connect)
+    async with connections.borrow("somebody", None) as connection:
+        pid = connection.info.backend_pid
+    async with connections.borrow("somebody else", None) as other:
+        await other.execute("select pg_terminate_backend(%s, 5000)", [pid])
+    async with connections.borrow("somebody", None) as connection:
+        assert connection.info.backend_pid != pid
+    await connections.close()
+    assert all(session.closed for session in sessions)
+    assert len(sessions) == 3
+
+
+async def test_a_worker_that_gives_up_while_it_connects_leaves_nothing_running(
+    database: Database,
+) -> None:
+    before = asyncio.all_tasks()
+    opening = asyncio.create_task(Home(database.dsn).__aenter__())
+    while not names_of(asyncio.all_tasks() - before):  # noqa: ASYNC110  # it has begun
+        await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert names_of(asyncio.all_tasks() - before) == []
+
+
+def names_of(tasks: set[asyncio.Task[object]]) -> list[str]:
+    return [task.get_name() for task in tasks if "management" in task.get_name()]
