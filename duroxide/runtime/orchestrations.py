@@ -33,6 +33,7 @@ from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.poller import Poller
 from duroxide.runtime.residents import (
     Arrival,
+    InMemory,
     Resident,
     Residents,
     as_leased,
@@ -93,6 +94,7 @@ class OrchestrationDispatcher:
             guard=guard,
         )
         self._residents = Residents(run=self._run_resident, release=self._release)
+        self._known = InMemory(self._residents, self._cache)
         self._in_hand: dict[TurnToken, InstanceId] = {}
         self._committing: set[asyncio.Task[None]] = set()
         self._asked_for: frozenset[TurnToken] = frozenset()
@@ -118,7 +120,7 @@ class OrchestrationDispatcher:
             want=want,
             lease_ms=self._leases.lease_ms,
             wait_ms=self._options.long_poll_ms,
-            known=self._cache if self._provider.capabilities.history_suffix else None,
+            known=self._known if self._provider.capabilities.history_suffix else None,
             held=held,
             versions=self._options.version_ranges,
         )

@@ -8,13 +8,13 @@ and the queue takes over.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from duroxide import work
 from duroxide.ids import ActivityToken, EventId, InstanceId, MessageId, TurnToken
-from duroxide.providers.base import LeasedActivity, LeasedTurn
-from duroxide.runtime.cache import Live
+from duroxide.providers.base import Cursor, LeasedActivity, LeasedTurn
+from duroxide.runtime.cache import Live, LiveCache
 from duroxide.runtime.inbox import Inbox
 
 LINGER_S = 1.0  # for a completion that an activity has written itself
@@ -145,6 +145,28 @@ class Residents:
     def _forget_activity(self, resident: Resident, token: ActivityToken) -> None:
         resident.activities.pop(token, None)
         self._look(resident)
+
+
+class InMemory(Mapping[InstanceId, Cursor]):
+    """How far each execution in this process is: a poll need not bring what is before that.
+
+    A resident whose turn is being committed may be ahead of the store, which then sends everything.
+    """
+
+    def __init__(self, residents: Residents, cache: LiveCache) -> None:
+        self._residents = residents
+        self._cache = cache
+
+    def __len__(self) -> int:
+        return len(self._residents) + len(self._cache)  # an execution is in one of them
+
+    def __iter__(self) -> Iterator[InstanceId]:
+        yield from (resident.instance_id for resident in self._residents.everybody())
+        yield from self._cache
+
+    def __getitem__(self, instance_id: InstanceId) -> Cursor:
+        resident = self._residents.get(instance_id)
+        return self._cache[instance_id] if resident is None else resident.live.cursor
 
 
 def take_arrivals(resident: Resident) -> tuple[list[Arrival], Inbox]:

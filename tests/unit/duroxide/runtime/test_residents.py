@@ -20,6 +20,8 @@ from duroxide.providers.base import (
     CommitTurn,
     EagerDispatch,
     FinishActivity,
+    LeasedTurn,
+    TurnPoll,
 )
 from duroxide.providers.memory import MemoryProvider
 from duroxide.state import ExecutionStatus
@@ -91,6 +93,39 @@ def test_a_message_reaches_an_instance_that_is_kept() -> None:
             assert state.custom_status == "now"
             assert asyncio.get_running_loop().time() - began < 0.1
             assert await client.result(instance) == ["now", "done"]
+
+    run_virtual(scenario())
+
+
+class Polled(MemoryProvider):
+    """Notes the turns that it has given out."""
+
+    def __init__(self, clock: LoopClock) -> None:
+        super().__init__(clock)
+        self.given: list[LeasedTurn] = []
+
+    async def poll_turns(self, **how: Any) -> TurnPoll:
+        answer = await super().poll_turns(**how)
+        self.given += answer.turns
+        return answer
+
+
+def test_a_message_for_an_instance_that_is_kept_comes_without_its_history() -> None:
+    @orchestration
+    async def patient(ctx: OrchestrationContext) -> object:
+        return (await ctx.select(ctx.call(slow, 3600), ctx.wait_event("go"))).value
+
+    async def scenario() -> None:
+        store = Polled(LoopClock())
+        async with working(patient, slow, provider=store) as (client, _):
+            instance = await client.start(patient)
+            await asyncio.sleep(10)
+            await client.raise_event(instance, "go", 1)
+            assert await client.result(instance) == 1
+        began, raised = store.given
+        assert began.next_event_id == 1
+        assert raised.history == ()
+        assert raised.history_after == raised.next_event_id - 1 > 0
 
     run_virtual(scenario())
 
