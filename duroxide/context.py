@@ -4,12 +4,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Mapping,
+    MutableMapping,
+)
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, Literal, NoReturn, TypeVar, cast, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 from uuid import UUID
 
+from duroxide.activity_context import ActivityContext
 from duroxide.descriptors import ScheduledTask
 from duroxide.engine.combinators import Gather, Select, Shield, Winner
 from duroxide.engine.executor import Task
@@ -18,12 +39,13 @@ from duroxide.engine.journal import Journal, ScheduledFuture
 from duroxide.engine.scopes import Scope, Timeout
 from duroxide.payload import JSON
 from duroxide.randomness import DurableRandom, uuid_from
-from duroxide.registry import ActivityDef, OrchestrationDef, Style
+from duroxide.registry import ActivityDef, BoundActivity, OrchestrationDef, Style
 from duroxide.retry import RetryPolicy, milliseconds
 from duroxide.retrying import Schedule, call_with_retry
 from duroxide.sdk_context import SdkMethods
 from duroxide.signatures import encode_positional
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,6 +53,18 @@ _LOG = logging.getLogger("duroxide.orchestration")
 
 # A history this long is slow to load; continue as new well before the limits say no.
 _SUGGESTED_SHARE = 5
+
+
+class CallOptions(TypedDict, total=False):
+    """How an activity is called, beside its arguments; see `OrchestrationContext.call`."""
+
+    tag: str | None
+    session: str | None
+    retry: RetryPolicy | None
+    timeout: float | timedelta | None
+
+
+_OPTIONS = frozenset(CallOptions.__annotations__)
 
 
 class ReplayLogger(logging.LoggerAdapter[logging.Logger]):
@@ -175,56 +209,56 @@ class OrchestrationContext(SdkMethods):
     @overload
     def call(
         self,
-        activity: ActivityDef[..., Coroutine[Any, Any, T]],
-        *args: Any,
-        tag: str | None = None,
-        session: str | None = None,
-        retry: RetryPolicy | None = None,
-        timeout: float | timedelta | None = None,
-        raw_input: str | None = None,
+        activity: ActivityDef[Concatenate[ActivityContext, P], Coroutine[Any, Any, T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> DurableFuture[T]: ...
 
     @overload
     def call(
         self,
-        activity: ActivityDef[..., T],
-        *args: Any,
-        tag: str | None = None,
-        session: str | None = None,
-        retry: RetryPolicy | None = None,
-        timeout: float | timedelta | None = None,
-        raw_input: str | None = None,
+        activity: ActivityDef[Concatenate[ActivityContext, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> DurableFuture[T]: ...
 
     @overload
     def call(
-        self,
-        activity: str,
-        *args: Any,
-        result: type[T],
-        tag: str | None = None,
-        session: str | None = None,
-        retry: RetryPolicy | None = None,
-        timeout: float | timedelta | None = None,
-        raw_input: str | None = None,
+        self, activity: ActivityDef[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> DurableFuture[T]: ...
 
     @overload
     def call(
-        self,
-        activity: ActivityDef[..., Any] | str,
-        *args: Any,
-        result: Any = Any,
-        tag: str | None = None,
-        session: str | None = None,
-        retry: RetryPolicy | None = None,
-        timeout: float | timedelta | None = None,
-        raw_input: str | None = None,
+        self, activity: ActivityDef[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self, activity: BoundActivity[T], **options: Unpack[CallOptions]
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self, activity: str, *args: Any, result: type[T], **options: Unpack[CallOptions]
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self, activity: str, *args: Any, result: Any = Any, **options: Unpack[CallOptions]
     ) -> DurableFuture[Any]: ...
 
+    @overload
     def call(
         self,
         activity: ActivityDef[..., Any] | str,
+        *,
+        raw_input: str,
+        **options: Unpack[CallOptions],
+    ) -> DurableFuture[Any]: ...
+
+    def call(  # type: ignore[misc]  # an argument may be called like an option: see `bind`
+        self,
+        activity: ActivityDef[..., Any] | BoundActivity[Any] | str,
         *args: Any,
         result: Any = Any,
         tag: str | None = None,
@@ -232,12 +266,16 @@ class OrchestrationContext(SdkMethods):
         retry: RetryPolicy | None = None,
         timeout: float | timedelta | None = None,
         raw_input: str | None = None,
+        **kwargs: Any,
     ) -> DurableFuture[Any]:
         """Ask for an activity.
 
+        A type checker compares the arguments with the function's. With options it can do so if they
+        are bound first: `ctx.call(reserve.bind(order), timeout=5)`.
+
         Args:
-            activity: a decorated function, or a name.
-            args: its arguments; several for a mere name are sent as an array.
+            activity: a decorated function, what its `bind` has made, or a name.
+            args, kwargs: its arguments; several for a mere name are sent as an array.
             result: the type of the result, for a mere name.
             tag: only workers that accept this tag run it.
             session: all activities of a session run in the worker process that owns it.
@@ -252,8 +290,17 @@ class OrchestrationContext(SdkMethods):
         Raises (at once):
             LimitExceeded: an argument, the tag or the history is too big.
             CodecError: an argument has no JSON form.
+            TypeError: the arguments do not fit the function.
         """
-        name, text, decode = self._activity_call(activity, args, result, raw_input)
+        if isinstance(activity, BoundActivity):
+            args, kwargs = (*activity.args, *args), {**activity.kwargs, **kwargs}
+            activity = activity.activity
+        elif isinstance(activity, ActivityDef) and not _OPTIONS.isdisjoint(
+            activity.signature.names
+        ):
+            given = {"tag": tag, "session": session, "retry": retry, "timeout": timeout}
+            _refuse_ambiguous(activity, given)
+        name, text, decode = self._activity_call(activity, args, kwargs, result, raw_input)
         policy = retry
         if policy is None and isinstance(activity, ActivityDef):
             policy = activity.retry
@@ -269,18 +316,21 @@ class OrchestrationContext(SdkMethods):
         self,
         activity: ActivityDef[..., Any] | str,
         args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
         result: Any,
         raw_input: str | None,
     ) -> tuple[str, str, Callable[[str], Any] | None]:
         """Name, input text, and what reads the result."""
         name = activity if isinstance(activity, str) else activity.name
         if raw_input is not None:
-            if args:
+            if args or kwargs:
                 raise TypeError("raw_input takes the place of arguments; give one or the other")
             return name, raw_input, None
         if isinstance(activity, str):
+            if kwargs:
+                raise TypeError(f"activity {name!r} is called by name, without keyword arguments")
             return name, encode_positional(args), lambda text: JSON.decode(text, result)
-        text = activity.encode_arguments(args, {})
+        text = activity.encode_arguments(args, kwargs)
         return name, text, None if activity.raw else activity.decode_result
 
     def retrying(self, schedule: Schedule, policy: RetryPolicy) -> DurableFuture[Any]:
@@ -543,6 +593,15 @@ def _start_of(
 def _milliseconds(delay: float | timedelta, extra: timedelta) -> int:
     first = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
     return milliseconds(first + extra)
+
+
+def _refuse_ambiguous(activity: ActivityDef[..., Any], given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None and name in activity.signature.names:
+            raise TypeError(
+                f"{name!r} is an option of the call and an argument of {activity.name!r}: "
+                f"pass arguments with bind, ctx.call({activity.name}.bind(...), {name}=...)"
+            )
 
 
 def with_total_timeout(policy: RetryPolicy | None, timeout: float | timedelta) -> RetryPolicy:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from duroxide.errors import RegistrationError
 from duroxide.payload import JSON, Codec
@@ -17,10 +17,14 @@ from duroxide.signatures import UNKNOWN, Arguments, Signature, signature_of, und
 from duroxide.version import SemVer
 
 if TYPE_CHECKING:
+    from duroxide.activity_context import ActivityContext
     from duroxide.engine.journal import Journal
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 RESERVED_PREFIX = "__duroxide_syscall:"
 """Begins the names of activities that the runtime itself provides."""
@@ -39,11 +43,11 @@ class Style(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ActivityDef(Generic[P, R]):
+class ActivityDef(Generic[P, R_co]):
     """A registered activity. Call it to run the function itself, as a test would."""
 
     name: str
-    fn: Callable[P, R]
+    fn: Callable[P, R_co]
     is_async: bool
     takes_context: bool
     signature: Signature
@@ -53,8 +57,36 @@ class ActivityDef(Generic[P, R]):
     executor: Executor | None = None  # where a plain function runs; None: the runtime's threads
     raw: bool = False  # payloads are exact texts: the function takes and returns str
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.fn(*args, **kwargs)
+
+    @overload
+    def bind(
+        self: ActivityDef[Concatenate[ActivityContext, Q], Coroutine[Any, Any, T]],
+        *args: Q.args,
+        **kwargs: Q.kwargs,
+    ) -> BoundActivity[T]: ...
+
+    @overload
+    def bind(
+        self: ActivityDef[Concatenate[ActivityContext, Q], T], *args: Q.args, **kwargs: Q.kwargs
+    ) -> BoundActivity[T]: ...
+
+    @overload
+    def bind(
+        self: ActivityDef[Q, Coroutine[Any, Any, T]], *args: Q.args, **kwargs: Q.kwargs
+    ) -> BoundActivity[T]: ...
+
+    @overload
+    def bind(self: ActivityDef[Q, T], *args: Q.args, **kwargs: Q.kwargs) -> BoundActivity[T]: ...
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """The activity with its arguments (without the context), for a call with options.
+
+        Raises (when called):
+            TypeError: they do not fit the function.
+        """
+        return BoundActivity(activity=self, args=args, kwargs=kwargs)
 
     def decode_arguments(self, text: str) -> Arguments:
         """Positional and keyword arguments, the context not among them.
@@ -87,6 +119,15 @@ class ActivityDef(Generic[P, R]):
         if self.raw:
             return text
         return self.codec.decode(text, awaited_result(self.signature.result))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BoundActivity(Generic[T]):
+    """An activity and the arguments of one call; T is what the call gives."""
+
+    activity: ActivityDef[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -38,7 +38,7 @@ def test_a_session_stays_with_one_worker_until_it_is_gone() -> None:
     @orchestration
     async def visits(ctx: OrchestrationContext, session: str) -> None:
         for _ in range(20):
-            await ctx.call(visit, session=session)
+            await ctx.call(visit.bind(), session=session)
 
     async def scenario() -> None:
         store = MemoryProvider(LoopClock())
@@ -59,7 +59,7 @@ def test_sessions_of_workers_that_are_gone_are_swept() -> None:
 
     @orchestration
     async def once(ctx: OrchestrationContext) -> None:
-        await ctx.call(visit, session="s")
+        await ctx.call(visit.bind(), session="s")
 
     async def scenario() -> None:
         clock = LoopClock()
@@ -88,7 +88,7 @@ def test_no_more_sessions_are_claimed_than_allowed() -> None:
 
     @orchestration
     async def one_visit(ctx: OrchestrationContext, session: str) -> None:
-        await ctx.call(visit, session=session)
+        await ctx.call(visit.bind(), session=session)
 
     async def scenario() -> None:
         async with working(one_visit, visit, max_sessions_per_runtime=2) as (client, _):
@@ -108,7 +108,7 @@ def test_a_tag_finds_the_worker_that_has_it() -> None:
 
     @orchestration
     async def both(ctx: OrchestrationContext) -> None:
-        await ctx.call(look, tag="gpu")
+        await ctx.call(look.bind(), tag="gpu")
         await ctx.call(look)
 
     async def scenario() -> None:
