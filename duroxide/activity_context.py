@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -33,7 +34,8 @@ class LeaseLost(DuroxideError):
 class ActivityContext:
     """One delivery of an activity. The same activity may be delivered again after a crash.
 
-    It can be pickled, for an executor in another process; the copy no longer hears of cancellation.
+    It can be pickled, for an executor in another process; the copy no longer hears of cancellation,
+    and its heartbeats go nowhere.
     """
 
     instance_id: InstanceId
@@ -48,6 +50,8 @@ class ActivityContext:
     expires_at_ms: int  # the store's clock; moves on as the lease is renewed
     tag: str | None = None
     session_id: str | None = None
+    last_heartbeat: Any = None  # of earlier deliveries; None if there is none
+    _beat: Callable[[Any], None] | None = field(default=None, repr=False)
     _cancelled: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     def is_cancelled(self) -> bool:
@@ -57,6 +61,23 @@ class ActivityContext:
     async def cancelled(self) -> None:
         """Return once nobody waits for the result any more; on the runtime's event loop."""
         await self._cancelled.wait()
+
+    def heartbeat(self, data: Any = None) -> None:
+        """Leave word of the progress, from any thread, as often as you like.
+
+        The newest word is written twice a second at most. If this worker dies, or gives the activity
+        back, the next delivery finds it as `last_heartbeat`; a retry after a failure is a new activity
+        and does not. A store without the capability `heartbeats` keeps nothing.
+
+        Args:
+            data: what JSON can hold, at most 64 KiB.
+
+        Raises:
+            CodecError: it has no JSON form.
+            LimitExceeded: it is too large.
+        """
+        if self._beat is not None:
+            self._beat(data)
 
     def cancel(self) -> None:
         """Tell the activity; called by the runtime on its event loop."""
@@ -78,10 +99,11 @@ class ActivityContext:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        names = [name for name in self.__slots__ if name != "_cancelled"]
+        names = [name for name in self.__slots__ if name not in ("_cancelled", "_beat")]
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
         self._cancelled = asyncio.Event()
+        self._beat = None

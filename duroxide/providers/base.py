@@ -256,6 +256,7 @@ class LeasedActivity:
     body: str
     tag: str | None = None
     session_id: str | None = None
+    heartbeat: str | None = None  # the last one of earlier deliveries (heartbeats)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +330,7 @@ class Capabilities:
     next_due: bool = False
     commit_hook: bool = False
     caller_transaction: bool = False
+    heartbeats: bool = False
 
 
 class Provider(Protocol):
@@ -444,6 +446,18 @@ class Provider(Protocol):
 
     def wake(self, *, turns: bool = False, activities: bool = False) -> None:
         """Let waiting polls of this process look once more and return, with something or without."""
+        ...
+
+
+class HeartbeatStore(Protocol):
+    """What a provider with the capability `heartbeats` has besides."""
+
+    async def heartbeat(self, beats: Mapping[ActivityToken, str]) -> None:
+        """Keep a text with each activity whose lease is live; the next delivery comes with it.
+
+        It replaces the one before, goes with the activity, and extends no lease. Tokens that are not
+        live any more are passed over.
+        """
         ...
 
 

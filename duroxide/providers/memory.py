@@ -61,6 +61,7 @@ class MemoryProvider(MemoryAdmin):
             fused_completion=True,
             change_feed=True,
             next_due=True,
+            heartbeats=True,
         )
         self._turns = Wakeup(self._clock)
         self._activities = Wakeup(self._clock)
@@ -183,6 +184,11 @@ class MemoryProvider(MemoryAdmin):
             ),
             now_ms=now_ms,
         )
+
+    async def heartbeat(self, beats: Mapping[ActivityToken, str]) -> None:
+        now_ms = self._clock.now_ms()
+        for token, text in beats.items():
+            self._store.heartbeat(token, text, now_ms)
 
     async def renew_sessions(self, *, owner: str, lease_ms: int, idle_ms: int) -> int:
         return self._store.renew_sessions(owner, self._clock.now_ms(), lease_ms, idle_ms)

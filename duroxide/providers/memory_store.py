@@ -63,6 +63,7 @@ class QueuedActivity:
     attempt_count: int = 0
     token: ActivityToken | None = None
     expires_at_ms: int = 0
+    heartbeat: str | None = None
 
     def is_leased(self, now_ms: int) -> bool:
         return self.token is not None and now_ms < self.expires_at_ms
@@ -321,6 +322,7 @@ class MemoryStore:
             body=activity.body,
             tag=activity.tag,
             session_id=activity.session_id,
+            heartbeat=queued.heartbeat,
         )
 
     # Leases.
@@ -339,6 +341,11 @@ class MemoryStore:
         queued.expires_at_ms = now_ms + lease_ms
         self._touch_session(queued.activity.session_id, now_ms)
         return True
+
+    def heartbeat(self, token: ActivityToken, text: str, now_ms: int) -> None:
+        queued = self._leased_activity(token, now_ms)
+        if queued is not None:
+            queued.heartbeat = text
 
     def renew_sessions(self, owner: str, now_ms: int, lease_ms: int, idle_ms: int) -> int:
         renewed = 0

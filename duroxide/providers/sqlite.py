@@ -42,7 +42,7 @@ from duroxide.version import VersionRange
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 5.0
 # How soon a commit of another process is noticed: sooner while there is another one.
 ALONE_LOOK_S = 0.05
@@ -128,6 +128,7 @@ class SqliteProvider(SqliteAdmin):
             fused_completion=True,
             change_feed=True,
             next_due=True,
+            heartbeats=True,
         )
 
     # Opening and closing.
@@ -380,6 +381,14 @@ class SqliteProvider(SqliteAdmin):
             )
 
         return await self._run("renew", write)
+
+    async def heartbeat(self, beats: Mapping[ActivityToken, str]) -> None:
+        def write() -> None:
+            now_ms = self._clock.now_ms()
+            for token, text in beats.items():
+                self._store.heartbeat(token, text, now_ms)
+
+        await self._run("heartbeat", write)
 
     async def renew_sessions(self, *, owner: str, lease_ms: int, idle_ms: int) -> int:
         def write() -> int:

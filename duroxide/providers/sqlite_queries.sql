@@ -192,6 +192,12 @@ update activities set expires_at_ms = :expires
 where token = :token and expires_at_ms > :now
 returning session_id;
 
+-- name: heartbeat
+-- Only under a live lease; a trigger deletes it together with the activity.
+insert into heartbeats (number, data)
+select number, :data from activities where token = :token and expires_at_ms > :now
+on conflict (number) do update set data = excluded.data;
+
 -- name: lease_activity
 update activities
 set token = :token, expires_at_ms = :expires, worker = :worker, attempt_count = attempt_count + 1
@@ -201,9 +207,10 @@ where number = :number;
 -- {tags} is a condition on the tag. Read only as far as needed.
 select
     a.number, a.instance_id, a.execution_id, a.activity_id, a.body, a.tag, a.session_id,
-    a.attempt_count, s.owner, s.expires_at_ms
+    a.attempt_count, s.owner, s.expires_at_ms, h.data
 from activities as a
 left join sessions as s on s.session_id = a.session_id
+left join heartbeats as h on h.number = a.number
 where {tags} and a.visible_at_ms <= :now and a.expires_at_ms <= :now
 order by a.number;
 

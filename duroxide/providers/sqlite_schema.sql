@@ -85,6 +85,15 @@ create unique index if not exists activities_by_token
 create index if not exists activities_by_session
     on activities (session_id) where session_id is not null;
 
+-- Beside the activities rather than in them: few have one, and most rows live for milliseconds.
+create table if not exists heartbeats (
+    number integer primary key,
+    data text not null
+);
+create trigger if not exists heartbeats_end after delete on activities begin
+    delete from heartbeats where number = old.number;
+end;
+
 create table if not exists sessions (
     session_id text primary key,
     owner text not null,

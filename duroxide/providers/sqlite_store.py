@@ -241,6 +241,7 @@ class SqliteStore:
             body=row[4],
             tag=row[5],
             session_id=row[6],
+            heartbeat=row[10],
         )
 
     # Leases.
@@ -255,6 +256,9 @@ class SqliteStore:
         if row is not None:
             self._touch_session(row[0], now_ms)
         return row is not None
+
+    def heartbeat(self, token: ActivityToken, text: str, now_ms: int) -> None:
+        self._run("heartbeat", {"token": token, "data": text, "now": now_ms})
 
     def renew_sessions(self, owner: str, now_ms: int, lease_ms: int, idle_ms: int) -> int:
         parameters = {"owner": owner, "now": now_ms, "lease": lease_ms, "idle": idle_ms}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeAlias
 
@@ -15,6 +15,7 @@ from duroxide.codec import decode_work
 from duroxide.errors import CodecError
 from duroxide.failures import Failure, PoisonedActivity, PoisonFailure, activity_failure
 from duroxide.ids import ActivityToken
+from duroxide.payload import JSON
 from duroxide.providers.base import (
     AbandonActivity,
     CommitCode,
@@ -33,6 +34,7 @@ from duroxide.runtime.backoff import redelivery_delay_ms
 from duroxide.runtime.builtin import builtin_activities
 from duroxide.runtime.calls import call_activity, failure_of_activity, result_text
 from duroxide.runtime.flusher import Flusher
+from duroxide.runtime.heartbeats import Heartbeats
 from duroxide.runtime.leases import Leases
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.poller import Poller
@@ -79,6 +81,7 @@ class ActivityDispatcher:
         threads: Executor,
         observer: Observer,
         sessions: SessionKeeper,
+        heartbeats: Heartbeats,
         finish: Finish,
         ended: Ended,
         draw: random.Random | None = None,
@@ -93,6 +96,7 @@ class ActivityDispatcher:
         self._threads = threads
         self._observer = observer
         self._sessions = sessions
+        self._heartbeats = heartbeats
         self._finish = finish
         self._builtin = builtin_activities(provider)
         self._tell_ended = ended
@@ -198,7 +202,8 @@ class ActivityDispatcher:
         definition = self._builtin.get(execute.name) or self._registry.activity(execute.name)
         if definition is None:
             return await self._leave_to_others(leased, execute.name, "it is not registered here")
-        context = _context(leased, execute, self._worker_id)
+        beat = self._heartbeats.of(leased.token)
+        context = _context(leased, execute, self._worker_id, beat)
 
         def renewed(expires_at_ms: int) -> None:
             context.expires_at_ms = expires_at_ms
@@ -248,6 +253,7 @@ class ActivityDispatcher:
 
     async def _record(self, leased: LeasedActivity, completion: Completion) -> bool:
         """Write what came of the activity; false if nobody wants it any more."""
+        self._heartbeats.forget(leased.token)
         self._leases.ending(leased.token)
         result = await self._finish(leased, completion, _finish_item(leased, completion))
         if result.code is CommitCode.REFUSED:
@@ -379,7 +385,10 @@ def _record_of(leased: LeasedActivity, name: str, outcome: str, seconds: float) 
 
 
 def _context(
-    leased: LeasedActivity, execute: work.ActivityExecute, worker_id: str
+    leased: LeasedActivity,
+    execute: work.ActivityExecute,
+    worker_id: str,
+    beat: Callable[[Any], None] | None,
 ) -> ActivityContext:
     return ActivityContext(
         instance_id=leased.instance_id,
@@ -394,6 +403,8 @@ def _context(
         expires_at_ms=leased.expires_at_ms,
         tag=leased.tag,
         session_id=leased.session_id,
+        last_heartbeat=None if leased.heartbeat is None else JSON.decode(leased.heartbeat),
+        _beat=beat,
     )
 
 

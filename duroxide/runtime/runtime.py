@@ -27,6 +27,7 @@ from duroxide.registry import Registry
 from duroxide.runtime.activities import ActivityDispatcher, Completion
 from duroxide.runtime.flusher import Flusher
 from duroxide.runtime.guard import Guard
+from duroxide.runtime.heartbeats import Heartbeats
 from duroxide.runtime.leases import LeaseKeeper, Leases
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.orchestrations import OrchestrationDispatcher
@@ -128,6 +129,7 @@ class AsyncRuntime:
             idle_ms=options.session_idle_ms,
             observer=observer,
         )
+        self._heartbeats = Heartbeats(self.provider, observer)
         self._activities = ActivityDispatcher(
             self.provider,
             self.registry,
@@ -139,6 +141,7 @@ class AsyncRuntime:
             threads=self._threads,
             observer=observer,
             sessions=sessions,
+            heartbeats=self._heartbeats,
             finish=self._finish,
             ended=self._ended,
             draw=self._draw,
@@ -161,6 +164,7 @@ class AsyncRuntime:
             self._spawn(self._flusher.run(), "flusher"),
             self._spawn(self._keeper.run(), "lease keeper"),
             self._spawn(sessions.run(), "session keeper"),
+            self._spawn(self._heartbeats.run(), "heartbeats"),
         ]
         self._polls = [
             self._spawn(self._orchestrations.poller.run(), "poll turns"),
@@ -237,6 +241,7 @@ class AsyncRuntime:
         """Best effort: a lease that can't be given back runs out by itself."""
         try:
             async with asyncio.timeout(HAND_BACK_S):
+                await self._heartbeats.flush()
                 await self.provider.commit(items)
         except (ProviderError, TimeoutError) as error:
             logger.warning("%s leases were not given back: %s", len(items), error)

@@ -158,6 +158,12 @@ class StaleCursors(Broken):
         return dataclasses.replace(answer, turns=turns)
 
 
+class HearsEverybody(Broken):
+    async def heartbeat(self, beats: Any) -> None:
+        for queued in self._store.activities.values():
+            queued.heartbeat = next(iter(beats.values()))
+
+
 class DeletesAnything(Broken):
     def _check_deletable(self, instance_id: str, doomed: Any, force: bool) -> None:
         super()._check_deletable(instance_id, doomed | frozenset(self._store.instances), True)
@@ -203,6 +209,7 @@ BROKEN: Mapping[str, type[Broken]] = {
     "EagerDispatchSuite": broken("GivesTooMany", _dispatch=gives_too_many),
     "ExecutionSuite": broken("DropsExecutions", _write_state=restarts_terminal),
     "FusedCompletionSuite": broken("ForgetsFinished", _commit_turn=forgets_the_finished),
+    "HeartbeatSuite": HearsEverybody,
     "HistorySuffixSuite": StaleCursors,
     "KeyValueSuite": broken("MergesTooEarly", _write_state=merges_too_early),
     "LeaseSuite": broken("NeverExpires", is_turn_leased=never_expires),

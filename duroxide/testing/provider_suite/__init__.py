@@ -27,6 +27,7 @@ from duroxide.testing.provider_suite.cancellation import CancellationSuite
 from duroxide.testing.provider_suite.capabilities import (
     EagerDispatchSuite,
     FusedCompletionSuite,
+    HeartbeatSuite,
     HistorySuffixSuite,
     StickyLeaseSuite,
 )
@@ -56,6 +57,7 @@ class ProviderSuite(
     EagerDispatchSuite,
     ExecutionSuite,
     FusedCompletionSuite,
+    HeartbeatSuite,
     HistorySuffixSuite,
     KeyValueSuite,
     LeaseSuite,
@@ -86,6 +88,7 @@ __all__ = [
     "EagerDispatchSuite",
     "ExecutionSuite",
     "FusedCompletionSuite",
+    "HeartbeatSuite",
     "HistorySuffixSuite",
     "KeyValueSuite",
     "LeaseSuite",
