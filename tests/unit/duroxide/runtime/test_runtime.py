@@ -28,6 +28,7 @@ from duroxide.runtime.runtime import AsyncRuntime
 from duroxide.runtime.telemetry import ActivityRecord, Observer, TurnRecord
 from duroxide.state import ExecutionStatus
 from duroxide.testing.virtualtime import LoopClock, run_virtual
+from tests.unit.duroxide.runtime.stores import Scripted
 
 HOUR = timedelta(hours=1)
 CACHE: ContextVar[str] = ContextVar("CACHE", default="on")
@@ -484,7 +485,7 @@ async def test_an_activity_that_recorded_its_own_completion_sends_no_other() -> 
     store = MemoryProvider(LoopClock())
 
     @activity(raw=True)
-    async def transactional(ctx: ActivityContext, text: str) -> object:
+    async def transactional(ctx: ActivityContext, text: str) -> Any:
         completion = work.ActivityCompletion(
             instance=ctx.instance_id, execution_id=ctx.execution_id, id=ctx.activity_id, result="42"
         )
@@ -635,6 +636,26 @@ async def test_what_a_drain_can_not_finish_goes_to_others_at_once() -> None:
             await asyncio.sleep(0.1)
             assert attempts == [1, 1], "at once, and the first delivery does not count"
             await client.result("i1", timeout=HOUR)
+
+
+@virtually
+async def test_stopping_gives_back_what_a_commit_under_way_has_leased() -> None:
+    store = Scripted(LoopClock())
+    loop = asyncio.get_running_loop()
+    async with AsyncClient(store) as client:
+        await client.start(one_activity, 21, instance_id="i1")
+        store.called.clear()
+        store.gate = asyncio.Event()
+        async with working(one_activity, double, provider=store) as (_, runtime):
+            await store.called.wait()  # the first turn is on its way, and so is the offer to take on
+            stopping = asyncio.create_task(runtime.stop())
+            await asyncio.sleep(0.1)
+            store.gate.set()
+            await stopping
+        began = loop.time()
+        async with working(one_activity, double, provider=store):
+            assert await client.result("i1") == 42
+        assert loop.time() - began < 1, "nobody had to wait for the end of a lease"
 
 
 @virtually
