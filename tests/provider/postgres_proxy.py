@@ -10,17 +10,22 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
 class Proxy:
-    """Passes bytes on both ways, until it is told to lose what the server answers."""
+    """Passes bytes on both ways, until it is told to lose a request or what the server answers."""
 
     def __init__(self) -> None:
         self.dsn = ""
         self.cuts = 0
         self._loses_replies_to: bytes | None = None
+        self._loses: bytes | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
     def lose_the_reply_to(self, request: bytes) -> None:
         """The next request with these bytes reaches the server, and the connection ends with its reply."""
         self._loses_replies_to = request
+
+    def lose(self, request: bytes) -> None:
+        """The next request with these bytes does not reach the server, and the connection ends."""
+        self._loses = request
 
     @asynccontextmanager
     async def to(self, dsn: str) -> AsyncIterator[Proxy]:
@@ -31,11 +36,15 @@ class Proxy:
             task = asyncio.current_task()
             assert task is not None
             self._serving.add(task)
-            if host.startswith("/"):
-                path = f"{host}/.s.PGSQL.{port}"
-                server_reader, server_writer = await asyncio.open_unix_connection(path)
-            else:
-                server_reader, server_writer = await asyncio.open_connection(host, port)
+            try:
+                if host.startswith("/"):
+                    path = f"{host}/.s.PGSQL.{port}"
+                    server_reader, server_writer = await asyncio.open_unix_connection(path)
+                else:
+                    server_reader, server_writer = await asyncio.open_connection(host, port)
+            except BaseException:
+                writer.close()
+                raise
             await self._pass_on(reader, writer, server_reader, server_writer)
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -60,6 +69,10 @@ class Proxy:
 
         async def requests() -> None:
             while data := await reader.read(65_536):
+                if self._loses is not None and self._loses in data:
+                    self._loses = None
+                    self.cuts += 1
+                    return
                 if self._loses_replies_to is not None and self._loses_replies_to in data:
                     self._loses_replies_to = None
                     is_cut.set()
@@ -80,8 +93,9 @@ class Proxy:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             for end in (writer, server_writer):
                 end.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for end in (writer, server_writer):
                 with suppress(ConnectionError):
                     await end.wait_closed()
