@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 USE := $(VENV)/.installed-embedded
 DEVELOP := $(VENV)/.installed-dev
 
-.PHONY: demo dev test test-long lint mutants format clean
+.PHONY: demo dev test test-long chaos lint coverage-engine mutants format clean
 .DELETE_ON_ERROR:
 
 demo: $(USE)
@@ -23,11 +23,21 @@ test: lint
 test-long: lint
 	$(BIN)/pytest -m 'long or not long'
 
+# Kills workers at random instants, KILLS times; PG_DURABLE_SEED repeats a run that it printed.
+KILLS ?= 1000
+chaos: $(DEVELOP)
+	PG_DURABLE_KILLS=$(KILLS) $(BIN)/pytest -s tests/crash
+
 lint: $(DEVELOP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Branches of the engine that its own tests take; some minutes.
+coverage-engine: $(DEVELOP)
+	$(BIN)/coverage run --data-file=.coverage-engine --branch --source duroxide/engine -m pytest tests/unit/duroxide tests/property/engine tests/histories
+	$(BIN)/coverage report --data-file=.coverage-engine --show-missing --precision=2 --fail-under=98
 
 # On request: takes most of an hour. `mutmut results` and `mutmut show NAME` tell about survivors.
 mutants: $(DEVELOP)

@@ -11,9 +11,11 @@ from duroxide.engine.breadcrumbs import breadcrumb
 from duroxide.engine.combinators import Mapped, settled
 from duroxide.engine.executor import Executor
 from duroxide.engine.futures import DurableFuture, State
+from duroxide.engine.matching import is_same, same_payload
 from duroxide.engine.scopes import Timeout
 from duroxide.engine.turn import IgnoreReason, StartInfo, run_turn
-from duroxide.failures import activity_failure
+from duroxide.errors import Cancelled
+from duroxide.failures import ConfigurationFailure, Failure, InfrastructureFailure, activity_failure
 from duroxide.registry import define_orchestration
 from duroxide.testing.replay import assert_replays
 
@@ -143,3 +145,59 @@ def test_a_timer_is_never_early_for_the_code_even_if_the_clock_stepped_back() ->
     result = run_turn(code, events, [due], now_ms=5_000)
     assert result.output == "10000"
     assert result.events[0].timestamp_ms == 10_000
+
+
+def test_payloads_that_are_not_json_are_compared_as_text() -> None:
+    assert same_payload("plain", "plain")
+    assert not same_payload("plain", "plain ")
+    assert same_payload('{"a":1,"b":2}', '{"b": 2, "a": 1}')
+    assert not same_payload("1", "true")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (activity_failure("x\nline 3"), activity_failure("x\nline 5"), True),
+        (activity_failure("x"), activity_failure("y"), False),
+        (activity_failure("x"), Failure(kind=ConfigurationFailure(message="x")), False),
+        (
+            Failure(kind=InfrastructureFailure(operation="commit", message="x")),
+            Failure(kind=InfrastructureFailure(operation="commit", message="x", retryable=True)),
+            True,
+        ),
+    ],
+)
+def test_ends_in_failure_are_the_same_if_people_read_the_same(
+    one: Failure, other: Failure, same: bool
+) -> None:
+    did, was = (history.OrchestrationFailed(details=details) for details in (one, other))
+    assert is_same(did, was) is same
+
+
+def test_a_task_that_cancels_itself_ends_at_its_next_wait() -> None:
+    async def cancels_itself(ctx: OrchestrationContext) -> list[str]:
+        log: list[str] = []
+
+        async def work_on() -> None:
+            log.append(str(task_of[0].cancel()))
+            log.append("goes on to its next wait")
+            await ctx.call("act")
+
+        async def waits_first() -> None:
+            await ctx.sleep(1)
+            await work_on()
+
+        task_of = [ctx.spawn(waits_first())]
+        try:
+            await task_of[0]
+        except Cancelled:
+            log.append("cancelled")
+        log.append(str(task_of[0].cancel()))
+        return log
+
+    code = define_orchestration(cancels_itself, name="o")
+    due = work.TimerDue(instance="i", execution_id=1, id=2, fire_at_ms=1_000)
+    begun = run_turn(code, (), (), now_ms=0, start=INFO)
+    result = run_turn(code, begun.events, [due], now_ms=1_000)
+    assert result.output == '["True","goes on to its next wait","cancelled","False"]'
+    assert_replays((*begun.events, *result.events), code)
