@@ -113,14 +113,15 @@ async def test_a_worker_can_wait_for_the_schema(database: Database) -> None:
 async def test_a_worker_survives_its_schema(installed: Database) -> None:
     from pg_durable import install
 
-    settings = Settings.load({"shutdown_grace": 1.0, "heartbeat_interval": 0.2}, {})
-    async with Worker(installed.dsn, settings):
+    # Short leases: the worker that began anew may have been cut off in the middle of a turn.
+    flags = {"heartbeat_interval": 0.2, "turn_lease": 2.0, "activity_lease": 3.0}
+    async with Worker(installed.dsn, Settings.load(flags, {})):
         install.uninstall(installed.dsn)
         install.install(installed.dsn)
-        session = Workflows.connect(installed.dsn)
-        instance = session.start("'select 7 as n'")
-        assert await asyncio.to_thread(session.wait, instance) == "completed"
-        session.connection.close()
+        with psycopg.connect(installed.dsn, autocommit=True) as connection:
+            session = Workflows(connection)
+            instance = session.start("'select 7 as n'")
+            assert await asyncio.to_thread(session.wait, instance) == "completed"
 
 
 async def test_old_instances_are_removed_with_all_that_belongs_to_them(
