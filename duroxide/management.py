@@ -135,7 +135,8 @@ class Management:
     async def export(self, instance_id: InstanceId) -> AsyncIterator[str]:
         """An instance as lines of JSON, to be kept or to be replayed elsewhere.
 
-        The first line describes the instance; then comes, for each execution, a line that describes
+        `duroxide.testing.exports` reads and replays them. The first line describes the instance, with
+        its output, custom status and key-values; then comes, for each execution, a line that describes
         it, followed by its events, a line each, as they are stored. Payloads are in it.
 
         Raises:
@@ -144,6 +145,7 @@ class Management:
         state = (await self.provider.read_status([instance_id])).get(instance_id)
         if state is None:
             raise InstanceNotFound(instance_id)
+        values = await self.provider.read_key_values(instance_id)
         yield _line(
             "instance",
             format=EXPORT_FORMAT,
@@ -153,6 +155,10 @@ class Management:
             status=state.status.value,
             parent_instance_id=state.parent_instance_id,
             created_at_ms=state.created_at_ms,
+            completed_at_ms=state.completed_at_ms,
+            output=state.output,
+            custom_status=state.custom_status,
+            key_values={key: value.value for key, value in values.items()},
         )
         for info in await self.executions(instance_id):
             yield _line(

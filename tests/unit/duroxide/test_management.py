@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,20 @@ import pytest
 from duroxide.client import AsyncClient
 from duroxide.context import OrchestrationContext
 from duroxide.decorators import orchestration
-from duroxide.errors import ClientError, InstanceNotFound, ProviderError
+from duroxide.errors import (
+    ClientError,
+    CodecError,
+    InstanceNotFound,
+    NonDeterminismError,
+    ProviderError,
+    RegistrationError,
+)
 from duroxide.providers.base import InstanceFilter, InstanceQuery, PruneOptions
 from duroxide.providers.memory import MemoryProvider
 from duroxide.providers.sqlite import SqliteProvider
 from duroxide.registry import Registry
 from duroxide.runtime.runtime import AsyncRuntime
+from duroxide.testing.exports import assert_export_replays, read_export
 from duroxide.testing.replay import assert_replays
 
 
@@ -131,5 +140,53 @@ async def test_an_exported_instance_can_be_replayed(client: AsyncClient) -> None
     assert len(starts) == 2
     assert_replays(lines[starts[0] + 1 : starts[1]], rounds)
     assert_replays(lines[starts[1] + 1 :], rounds)
+    assert list(assert_export_replays(lines, Registry().add(rounds))) == [1, 2]
     with pytest.raises(InstanceNotFound):
         [line async for line in client.export("unknown")]
+
+
+@orchestration(name="tally")
+async def tally(ctx: OrchestrationContext, left: int) -> str | None:
+    total = int(ctx.get_kv_value("total") or 0) + left
+    ctx.set_kv_value("total", str(total))
+    if total > 3:  # what the execution before has stored decides
+        await ctx.sleep(0)
+    if left:
+        ctx.continue_as_new(left - 1)
+    ctx.set_custom_status("counted")
+    return ctx.get_kv_value("total")
+
+
+@orchestration(name="tally")
+async def forgetful(ctx: OrchestrationContext, left: int) -> str | None:
+    await ctx.sleep(0)
+    return None
+
+
+async def test_an_export_in_a_file_is_replayed_with_what_was_stored(tmp_path: Path) -> None:
+    store = MemoryProvider()
+    registry = Registry().add(tally)
+    async with AsyncClient(store) as client, AsyncRuntime(store, registry):
+        assert await client.result(await client.start(tally, 3, instance_id="t")) == "6"
+        lines = [line async for line in client.export("t")]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    with path.open() as file:
+        exported = read_export(file)
+    facts = exported.facts
+    assert (facts["custom_status"], facts["key_values"]) == ("counted", {"total": "6"})
+    statuses = assert_export_replays(exported, registry)
+    assert [status.value for status in statuses.values()] == ["ContinuedAsNew"] * 3 + ["Completed"]
+    with pytest.raises(NonDeterminismError):
+        assert_export_replays(exported, Registry().add(forgetful))
+    with pytest.raises(RegistrationError, match="'tally' version 1"):
+        assert_export_replays(exported, Registry())
+
+
+def test_what_is_no_export_is_refused() -> None:
+    first = json.dumps({"export": "instance", "format": 1, "instance_id": "i"})
+    newer = json.dumps({"export": "instance", "format": 2, "instance_id": "i"})
+    for lines in ([], ["{}"], ["no JSON"], [first, first], [first, '{"event_id":1}'], [newer]):
+        with pytest.raises(CodecError):
+            read_export(lines)
+    assert read_export([first]).executions == {}
