@@ -51,9 +51,7 @@ Completion: TypeAlias = work.ActivityCompletion | work.ActivityFailure
 class Finish(Protocol):
     """Records what came of an activity."""
 
-    async def __call__(
-        self, leased: LeasedActivity, completion: Completion, item: FinishActivity
-    ) -> CommitResult: ...
+    async def __call__(self, leased: LeasedActivity, completion: Completion) -> CommitResult: ...
 
 
 class Ended(Protocol):
@@ -208,22 +206,25 @@ class ActivityDispatcher:
         def renewed(expires_at_ms: int) -> None:
             context.expires_at_ms = expires_at_ms
 
-        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def lose() -> None:
             context.cancel()
-            lost.set_result(None)
+            _settle(over)
 
         self._leases.hold(leased.token, leased.expires_at_ms, lose, renewed)
         async with self._limit(definition), self._running:
             if self._is_draining:
                 return await self._hand_back(leased, definition.name)
-            await self._run(leased, definition, context, execute.input, lost)
+            await self._run(leased, definition, context, execute.input, over)
         return None
 
     def _limit(self, definition: ActivityDef[..., Any]) -> asyncio.Semaphore:
-        limit = definition.max_concurrency or self._options.activity_slots
-        return self._per_activity.setdefault(definition.name, asyncio.Semaphore(limit))
+        limit = self._per_activity.get(definition.name)
+        if limit is None:
+            limit = asyncio.Semaphore(definition.max_concurrency or self._options.activity_slots)
+            self._per_activity[definition.name] = limit
+        return limit
 
     async def _run(
         self,
@@ -231,7 +232,7 @@ class ActivityDispatcher:
         definition: ActivityDef[..., Any],
         context: ActivityContext,
         text: str,
-        lost: asyncio.Future[None],
+        over: asyncio.Future[None],
     ) -> None:
         if context.is_cancelled():
             return self._ended(leased, definition.name, "lost", 0.0)
@@ -241,7 +242,7 @@ class ActivityDispatcher:
         name = f"call of {definition.name} {leased.instance_id}#{leased.activity_id}"
         call = loop.create_task(call_activity(definition, context, text, self._threads), name=name)
         try:
-            await self._wait(call, lost)
+            await self._wait(call, over)
         finally:
             await self._interrupt(call)
         seconds = loop.time() - started
@@ -255,16 +256,22 @@ class ActivityDispatcher:
         """Write what came of the activity; false if nobody wants it any more."""
         self._heartbeats.forget(leased.token)
         self._leases.ending(leased.token)
-        result = await self._finish(leased, completion, _finish_item(leased, completion))
+        result = await self._finish(leased, completion)
         if result.code is CommitCode.REFUSED:
             refusal = activity_failure(f"the result can't be stored: {result.error}")
-            item = _finish_item(leased, _failure(leased, refusal))
+            item = finish_item(leased, _failure(leased, refusal))
             result = await self._flusher.commit(item)
         return result.ok
 
-    async def _wait(self, call: asyncio.Task[Any], lost: asyncio.Future[None]) -> None:
-        """Wait for the call; once the lease is lost, only for as long as the grace period."""
-        await asyncio.wait((call, lost), return_when=asyncio.FIRST_COMPLETED)
+    async def _wait(self, call: asyncio.Task[Any], over: asyncio.Future[None]) -> None:
+        """Wait for the call; once the lease is lost, only for as long as the grace period.
+
+        Args:
+            over: settled by the loss of the lease, and by the end of the call. `asyncio.wait` for
+                two things takes several times as long, and this happens once an activity.
+        """
+        call.add_done_callback(lambda _: _settle(over))
+        await over
         if not call.done():
             await asyncio.wait((call,), timeout=self._options.cancellation_grace_ms / 1000)
 
@@ -353,7 +360,7 @@ class ActivityDispatcher:
             )
         )
         self._leases.ending(leased.token)
-        await self._flusher.commit(_finish_item(leased, _failure(leased, failure)))
+        await self._flusher.commit(finish_item(leased, _failure(leased, failure)))
         return self._ended(leased, name, "poisoned", 0.0)
 
     def _ended(
@@ -369,6 +376,11 @@ class ActivityDispatcher:
         if not is_recorded:
             self._tell_ended(leased, wrote_itself=outcome == "finished")
         self._observer.activity_ended(_record_of(leased, name, outcome, seconds))
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _record_of(leased: LeasedActivity, name: str, outcome: str, seconds: float) -> ActivityRecord:
@@ -426,5 +438,6 @@ def _failure(leased: LeasedActivity, details: Failure) -> work.ActivityFailure:
     )
 
 
-def _finish_item(leased: LeasedActivity, completion: Completion) -> FinishActivity:
+def finish_item(leased: LeasedActivity, completion: Completion) -> FinishActivity:
+    """Records by message what came of an activity."""
     return FinishActivity(token=leased.token, completion=message_of(completion))

@@ -18,13 +18,12 @@ from duroxide.providers.base import (
     CommitItem,
     CommitResult,
     CommitTurn,
-    FinishActivity,
     LeasedActivity,
     LeasedTurn,
     Provider,
 )
 from duroxide.registry import Registry
-from duroxide.runtime.activities import ActivityDispatcher
+from duroxide.runtime.activities import ActivityDispatcher, finish_item
 from duroxide.runtime.cache import Live, LiveCache
 from duroxide.runtime.flusher import Flusher
 from duroxide.runtime.inbox import read_inbox
@@ -356,13 +355,12 @@ class OrchestrationDispatcher:
         self,
         leased: LeasedActivity,
         completion: work.ActivityCompletion | work.ActivityFailure,
-        item: FinishActivity,
     ) -> CommitResult:
         """Record what came of an activity: in the next turn of a resident, or by message."""
         recorded = self._residents.deliver(leased, completion)
         if recorded is not None and await recorded:
             return _APPLIED
-        return await self._flusher.commit(item)
+        return await self._flusher.commit(finish_item(leased, completion))
 
     def activity_ended(self, leased: LeasedActivity, *, wrote_itself: bool) -> None:
         """It has nothing to record: it was lost, cancelled, left to others, or wrote it itself."""

@@ -19,7 +19,6 @@ from duroxide.providers.base import (
     CommitItem,
     CommitResult,
     EagerDispatch,
-    FinishActivity,
     LeasedActivity,
     Provider,
 )
@@ -187,10 +186,8 @@ class AsyncRuntime:
             return None
         return self._activities.offer()
 
-    async def _finish(
-        self, leased: LeasedActivity, completion: Completion, item: FinishActivity
-    ) -> CommitResult:
-        return await self._orchestrations.finish(leased, completion, item)
+    async def _finish(self, leased: LeasedActivity, completion: Completion) -> CommitResult:
+        return await self._orchestrations.finish(leased, completion)
 
     def _ended(self, leased: LeasedActivity, *, wrote_itself: bool) -> None:
         self._orchestrations.activity_ended(leased, wrote_itself=wrote_itself)
