@@ -22,6 +22,7 @@ test: lint
 
 test-long: lint
 	$(BIN)/pytest -m 'long or not long'
+	HYPOTHESIS_PROFILE=long $(BIN)/pytest --timeout 7200 tests/property/engine
 
 # Kills workers at random instants, KILLS times; PG_DURABLE_SEED repeats a run that it printed.
 KILLS ?= 1000
@@ -39,7 +40,8 @@ coverage-engine: $(DEVELOP)
 	$(BIN)/coverage run --data-file=.coverage-engine --branch --source duroxide/engine -m pytest tests/unit/duroxide tests/property/engine tests/histories
 	$(BIN)/coverage report --data-file=.coverage-engine --show-missing --precision=2 --fail-under=98
 
-# On request: takes most of an hour. `mutmut results` and `mutmut show NAME` tell about survivors.
+# On request: takes most of an hour; docs/reference/replay.md has the last score. `mutmut results` and
+# `mutmut show NAME` tell about survivors.
 mutants: $(DEVELOP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut
 	$(BIN)/mutmut run --max-children 2
