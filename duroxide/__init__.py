@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from duroxide.activity_context import ActivityContext
 from duroxide.client import AsyncClient, InstanceExists, OrchestrationFailed, Signal
@@ -72,6 +72,9 @@ from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
 from duroxide.sync import Client, Runtime
 
+if TYPE_CHECKING:
+    from duroxide_pg import PostgresProvider
+
 __all__ = [
     "MAX_KV_KEYS",
     "MAX_KV_VALUE_BYTES",
@@ -118,6 +121,7 @@ __all__ = [
     "OrchestrationFailed",
     "OrchestrationResult",
     "OrchestrationStatus",
+    "PostgresProvider",
     "ProviderError",
     "PruneOptions",
     "PruneResult",

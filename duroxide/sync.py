@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from duroxide.activity_context import ActivityContext
 from duroxide.client import AsyncClient, Signal
@@ -346,6 +346,12 @@ class Runtime:
         """What `@activity` and `@orchestration` have made."""
         self._registry.add(*definitions)
 
+    @overload
+    def register_activity(self, name: str, fn: Fn) -> Fn: ...
+
+    @overload
+    def register_activity(self, name: str, fn: None = None) -> Callable[[Fn], Fn]: ...
+
     def register_activity(self, name: str, fn: Fn | None = None) -> Any:
         """Register `fn(ctx, input)`; without `fn`, a decorator that returns the function unchanged."""
 
@@ -374,9 +380,23 @@ class Runtime:
 
         return _untyped(call)
 
+    @overload
+    def register_orchestration(self, name: str, fn: Fn) -> Fn: ...
+
+    @overload
+    def register_orchestration(self, name: str, fn: None = None) -> Callable[[Fn], Fn]: ...
+
     def register_orchestration(self, name: str, fn: Fn | None = None) -> Any:
         """Register version 1.0.0 of a generator (or plain) function `fn(ctx, input)`."""
         return self.register_orchestration_versioned(name, DEFAULT_VERSION, fn)
+
+    @overload
+    def register_orchestration_versioned(self, name: str, version: str, fn: Fn) -> Fn: ...
+
+    @overload
+    def register_orchestration_versioned(
+        self, name: str, version: str, fn: None = None
+    ) -> Callable[[Fn], Fn]: ...
 
     def register_orchestration_versioned(
         self, name: str, version: str, fn: Fn | None = None
