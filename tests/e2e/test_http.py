@@ -201,3 +201,15 @@ def test_without_configuration_nothing_is_sent(workflows: Workflows, site: Site)
     error = workflows.fail(node(url=f"{site.url}/", method="GET"))
     assert error.startswith("Blocked: outbound HTTP requests are disabled.")
     assert site.requests == []
+
+
+def test_a_name_of_this_machine_is_not_public(
+    workflows: Workflows, installed: Database, site: Site, tmp_path: Path
+) -> None:
+    options = {"http_mode": "public", "http_ports": str(site.port), "shutdown_grace": "0.5"}
+    with worker_process(installed.dsn, tmp_path / "worker.log", **options):
+        error = workflows.fail(node(url=f"{site.url}/", method="GET"))
+    assert error.startswith(
+        "Blocked: the resolved IP address for 'localhost' is in a restricted range."
+    )
+    assert site.requests == []

@@ -416,3 +416,32 @@ def test_immediate_constraints_break_it_with_the_servers_own_error(alice: Connec
         alice.execute("set constraints all immediate")
         error = refusal(alice, "select df.start('SELECT 1')")
     assert isinstance(error, psycopg.errors.ForeignKeyViolation)
+
+
+def test_ten_ids_that_are_taken_are_enough(alice: Connection, owner: Connection) -> None:
+    """A trigger that drops every row stands for ids that all exist already."""
+    owner.execute(
+        "create function public.taken() returns trigger language plpgsql as 'begin return null; end';"
+        "create trigger taken before insert on df.instances for each row execute function public.taken()"
+    )
+    try:
+        error = refusal(alice, "select df.start('SELECT 1')")
+    finally:
+        owner.execute("drop function public.taken() cascade")
+    assert message(error).startswith("Failed to create instance: exhausted 10 attempts")
+    assert "retention_days" in (error.diag.message_hint or "")
+
+
+def test_functions_without_tables_are_the_servers_own_refusal(
+    stranger: Connection, owner: Connection
+) -> None:
+    """USAGE by hand instead of df.grant_usage."""
+    role = stranger.info.user
+    owner.execute(f"grant usage on schema df to {role}; grant select on df.vars to {role}".encode())
+    try:
+        error = refusal(stranger, "select df.start('SELECT 1')")
+    finally:
+        owner.execute(
+            f"revoke all on schema df from {role}; revoke all on df.vars from {role}".encode()
+        )
+    assert (error.sqlstate, message(error)) == ("42501", "permission denied for table instances")

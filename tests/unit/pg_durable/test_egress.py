@@ -136,3 +136,19 @@ def test_no_address_becomes_public_by_being_wrapped(address: ipaddress.IPv4Addre
     for prefix in (0xFFFF << 32, 0, 0x0064FF9B << 96):
         assert not is_public(ipaddress.IPv6Address(prefix | number))
     assert not is_public(ipaddress.IPv6Address((0x2002 << 112) | (number << 80)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "url", "words"),
+    [
+        ("off", "http://example.com/", "outbound HTTP requests are disabled."),
+        ("allowlist", "http://other.example/", "'other.example' is not in the allowed endpoint list."),
+        ("public", "http://93.184.216.34/", "requests to bare IP addresses are not permitted."),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_is_not_allowed(mode: str, url: str, words: str) -> None:
+    policy = Policy.parse(mode, ["example.com"] if mode == "allowlist" else [], [], [])
+    with pytest.raises(Blocked) as caught:
+        policy.check_target(parse_url(url))
+    assert str(caught.value).startswith(f"Blocked: {words}")
+    assert "PG_DURABLE_HTTP_" in str(caught.value)
