@@ -112,6 +112,10 @@ class Home:
         assert row is not None
         return str(row[0])
 
+    async def allows_superusers(self) -> bool:
+        """Whether steps of superusers may run."""
+        return await self.setting("enable_superuser_instances") == "on"
+
     async def expired_instances(self, at_most: int) -> list[str]:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_SQL["expired_instances"], {"at_most": at_most})

@@ -7,7 +7,7 @@ certificate maps), from a password file, or from a callback.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 import psycopg
@@ -34,6 +34,10 @@ _SESSION = {
 _CHECK_CLIENT = {"client_connection_check_interval": "10s"}
 
 
+async def _never() -> bool:
+    return False
+
+
 class Login:
     """Opens sessions as the submitter.
 
@@ -43,6 +47,7 @@ class Login:
         credentials: asked for any role but the worker's own; None leaves it to libpq's password file
             and the server's pg_hba.conf.
         timezone: of step sessions.
+        allows_superusers: asked when a submitter is a superuser; by default none may have a step run.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Login:
         credentials: Credentials | None = None,
         connect_timeout_s: float = 30.0,
         timezone: str = "UTC",
+        allows_superusers: Callable[[], Awaitable[bool]] = _never,
     ) -> None:
         self._base = conninfo_to_dict(dsn)
         self._worker_role = worker_role
@@ -60,6 +66,7 @@ class Login:
         self._timeout_s = connect_timeout_s
         self._session = {**_SESSION, "TimeZone": timezone}
         self._checks_client = True
+        self._allows_superusers = allows_superusers
 
     async def connect(self, role: str, database: str | None) -> AsyncConnection:
         """A session as `role`, in autocommit mode and with the settings of a step.
@@ -90,7 +97,27 @@ class Login:
                 f"the session for '{role}' was opened as '{opened}'; connect the worker directly to "
                 "the server, not through a proxy that chooses the role"
             )
+        try:
+            await self._refuse_superuser(connection, role)
+        except BaseException:
+            await connection.close()
+            raise
         return connection
+
+    async def _refuse_superuser(self, connection: AsyncConnection, role: str) -> None:
+        """df.start has refused one, but a role may be made a superuser later."""
+        if connection.pgconn.parameter_status(b"is_superuser") != b"on":
+            return
+        if not await self._allows_superusers():
+            hint = (
+                "start the workflow as an ordinary role, or set 'enable_superuser_instances' to "
+                "'on' in df._settings"
+            )
+            raise StepFailed(
+                f'pg_durable blocked the step: submitted_by role "{role}" is a superuser, but '
+                "pg_durable.enable_superuser_instances is off",
+                {"hint": hint},
+            )
 
     async def _open(self, role: str, database: str | None) -> AsyncConnection:
         parameters: dict[str, Any] = dict(self._base)

@@ -189,6 +189,7 @@ class Worker:
             credentials=self._credentials,
             connect_timeout_s=settings.connect_timeout,
             timezone=settings.workflow_timezone,
+            allows_superusers=home.allows_superusers,
         )
         connections = StepConnections(login.connect)
         stack.push_async_callback(connections.close)
