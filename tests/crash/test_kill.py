@@ -17,7 +17,7 @@ from tests.crash.worker_main import start_worker
 from tests.fixtures.postgres import Database
 from tests.fixtures.workflows import Workflows, eventually
 
-KILLS = 50
+KILLS = int(os.environ.get("PG_DURABLE_KILLS", "50"))  # make chaos asks for more
 WORKERS = 3
 LEASE_S = 1.0
 STEPS = ("one", "two", "three", "four", "five")
