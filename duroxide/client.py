@@ -14,7 +14,7 @@ from duroxide import work
 from duroxide.codec import decode_events
 from duroxide.engine.breadcrumbs import CHILD_MARKER
 from duroxide.errors import ClientError, InstanceNotFound, ProviderError, WaitTimeout
-from duroxide.history import Event
+from duroxide.history import Event, OrchestrationStarted
 from duroxide.ids import ExecutionId, InstanceId
 from duroxide.management import Management
 from duroxide.payload import JSON, Codec
@@ -160,6 +160,38 @@ class AsyncClient(Management):
         )
         await self._send(start, *(() if signal is None else (self._signal(instance, signal),)))
         return instance
+
+    async def start_again(
+        self,
+        instance_id: InstanceId,
+        *,
+        new_instance_id: InstanceId | None = None,
+        version: str | None = None,
+    ) -> InstanceId:
+        """Start a new instance with the name and the input of another; what that one did is not copied.
+
+        Args:
+            instance_id: of the old one. After continue-as-new the input is that of its last execution.
+            new_instance_id: default: a new UUID.
+            version: of the code; default: what the worker's registry says.
+
+        Raises:
+            InstanceNotFound: the store does not know the old one.
+            InstanceExists: it knows the new one.
+        """
+        texts = await self.provider.read_history(instance_id)
+        if not texts:
+            raise InstanceNotFound(instance_id)
+        first = decode_events(texts[:1])[0].kind
+        if not isinstance(first, OrchestrationStarted):
+            raise ClientError(f"the history of {instance_id!r} does not begin with its start")
+        return await self.start_raw(
+            first.name,
+            first.input,
+            instance_id=new_instance_id,
+            version=version,
+            if_exists="error",
+        )
 
     # Steering.
 

@@ -6,7 +6,10 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
-from duroxide.errors import ClientError, InstanceNotFound
+from duroxide.codec import decode_event
+from duroxide.errors import ClientError, CodecError, InstanceNotFound
+from duroxide.failures import Failure, PoisonedActivity, PoisonFailure
+from duroxide.history import OrchestrationFailed
 from duroxide.ids import InstanceId
 from duroxide.providers.base import (
     DeleteResult,
@@ -23,6 +26,7 @@ from duroxide.providers.base import (
     QueueDepths,
     SystemMetrics,
 )
+from duroxide.state import ExecutionStatus
 
 EXPORT_FORMAT = 1
 
@@ -75,6 +79,35 @@ class Management:
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         return await self.admin.list_page(which or InstanceQuery(), limit=limit, cursor=cursor)
+
+    async def dead_letters(self, *, limit: int = 100, cursor: str | None = None) -> InstancePage:
+        """A page of the instances that were given up because no worker could run them, newest first.
+
+        Their messages were delivered too often without a turn being finished: the code is missing, its
+        worker dies of it, or it does not do what history says. `AsyncClient.start_again` begins anew.
+
+        Args:
+            limit: how many failed instances are looked at; a page may have fewer, or none, and still
+                have a next one.
+        """
+        failed = InstanceQuery(statuses=(ExecutionStatus.FAILED,))
+        page = await self.page(failed, limit=limit, cursor=cursor)
+        poisoned = [s for s in page.instances if await self._is_poisoned(s.instance_id)]
+        return InstancePage(instances=tuple(poisoned), next_cursor=page.next_cursor)
+
+    async def _is_poisoned(self, instance_id: InstanceId) -> bool:
+        history = await self.provider.read_history(instance_id)
+        if not history:
+            return False
+        try:
+            last = decode_event(history[-1]).kind
+        except CodecError:
+            return False  # a newer version ended it
+        match last:
+            case OrchestrationFailed(details=Failure(kind=PoisonFailure(subject=subject))):
+                return not isinstance(subject, PoisonedActivity)
+            case _:
+                return False
 
     async def executions(self, instance_id: InstanceId) -> Sequence[ExecutionInfo]:
         """The executions that continue-as-new has made of an instance, oldest first.

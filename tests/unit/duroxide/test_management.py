@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from duroxide.client import AsyncClient
+from duroxide.client import AsyncClient, InstanceExists
 from duroxide.context import OrchestrationContext
 from duroxide.decorators import orchestration
 from duroxide.errors import (
@@ -25,6 +25,7 @@ from duroxide.providers.base import InstanceFilter, InstanceQuery, PruneOptions
 from duroxide.providers.memory import MemoryProvider
 from duroxide.providers.sqlite import SqliteProvider
 from duroxide.registry import Registry
+from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
 from duroxide.testing.exports import assert_export_replays, read_export
 from duroxide.testing.replay import assert_replays
@@ -118,6 +119,33 @@ async def test_pages_of_instances(client: AsyncClient) -> None:
     assert {state.instance_id for state in roots.instances} == {"r", "w"}
     with pytest.raises(ValueError, match="limit must be at least 1, not 0"):
         await client.page(limit=0)
+
+
+@orchestration
+async def fails(ctx: OrchestrationContext) -> None:
+    raise ValueError("by itself")
+
+
+@pytest.mark.parametrize("new_store", [MemoryProvider, SqliteProvider.in_memory])
+async def test_what_nobody_could_run_is_found_and_started_again(new_store: Any) -> None:
+    store = new_store()
+    options = RuntimeOptions(max_attempts=1, unregistered_backoff_ms=(1, 1))
+    async with AsyncClient(store) as client:
+        async with AsyncRuntime(store, Registry().add(fails), options):
+            await client.start(rounds, 0, instance_id="dead")
+            await client.start(fails, instance_id="failed")
+            await client.wait("dead")
+            await client.wait("failed")
+        page = await client.dead_letters()
+        assert [state.instance_id for state in page.instances] == ["dead"]
+        with pytest.raises(InstanceExists):
+            await client.start_again("dead", new_instance_id="failed")
+        with pytest.raises(InstanceNotFound):
+            await client.start_again("unknown")
+        async with AsyncRuntime(store, Registry().add(rounds)):
+            again = await client.start_again("dead")
+            assert await client.result(again, rounds) == 0
+    await store.close()
 
 
 async def test_old_executions_are_pruned(client: AsyncClient) -> None:
