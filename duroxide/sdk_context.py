@@ -76,6 +76,7 @@ class SdkMethods:
         input: Any = None,
         result_type: Any = None,
     ) -> ScheduledTask:
+        """`schedule_activity`, except that a `str` input is sent as it is; so for all `_typed` methods."""
         return self._describe(type="activity", name=name, input=typed_text(input), _typed=True)
 
     def schedule_activity_on_session(
@@ -93,6 +94,7 @@ class SdkMethods:
         input: Any = None,
         session_id: str | None = None,
     ) -> ScheduledTask:
+        """`schedule_activity_on_session` with a `str` input sent as it is."""
         return self._describe(
             type="activityWithSession",
             name=name,
@@ -133,6 +135,7 @@ class SdkMethods:
         input: Any = None,
         retry: Mapping[str, Any] | None = None,
     ) -> ScheduledTask:
+        """`schedule_activity_with_retry` with a `str` input sent as it is."""
         return self._describe(
             type="activityWithRetry",
             name=name,
@@ -148,6 +151,7 @@ class SdkMethods:
         retry: Mapping[str, Any],
         session_id: str,
     ) -> ScheduledTask:
+        """Both: attempts by policy, all on the worker process that owns the session."""
         return self._describe(
             type="activityWithRetryOnSession",
             name=name,
@@ -163,6 +167,7 @@ class SdkMethods:
         retry: Mapping[str, Any] | None = None,
         session_id: str | None = None,
     ) -> ScheduledTask:
+        """The same with a `str` input sent as it is."""
         return self._describe(
             type="activityWithRetryOnSession",
             name=name,
@@ -175,6 +180,7 @@ class SdkMethods:
     # Timers, events, queues.
 
     def schedule_timer(self, delay_ms: int) -> ScheduledTask:
+        """A durable timer of so many milliseconds; gives None. A negative delay fails the orchestration."""
         return self._describe(type="timer", delayMs=delay_ms)
 
     def wait_for_event(self, name: str) -> ScheduledTask:
@@ -186,14 +192,17 @@ class SdkMethods:
         return self._describe(type="dequeueEvent", queueName=queue_name)
 
     def wait_for_event_typed(self, name: str) -> ScheduledTask:
+        """`wait_for_event`; the data is decoded alike."""
         return self._describe(type="waitEvent", name=name, _typed=True)
 
     def dequeue_event_typed(self, queue_name: str) -> ScheduledTask:
+        """`dequeue_event`; the message is decoded alike."""
         return self._describe(type="dequeueEvent", queueName=queue_name, _typed=True)
 
     # Other orchestrations.
 
     def schedule_sub_orchestration(self, name: str, input: Any = None) -> ScheduledTask:
+        """A child orchestration, its id derived from this execution; gives its decoded output."""
         return self._describe(type="subOrchestration", name=name, input=json_text(input))
 
     def schedule_sub_orchestration_typed(
@@ -202,6 +211,7 @@ class SdkMethods:
         input: Any = None,
         result_type: Any = None,
     ) -> ScheduledTask:
+        """`schedule_sub_orchestration` with a `str` input sent as it is."""
         return self._describe(
             type="subOrchestration", name=name, input=typed_text(input), _typed=True
         )
@@ -212,6 +222,7 @@ class SdkMethods:
         instance_id: str,
         input: Any = None,
     ) -> ScheduledTask:
+        """A child orchestration with an id of your own, unique in the store."""
         return self._describe(
             type="subOrchestrationWithId",
             name=name,
@@ -225,6 +236,7 @@ class SdkMethods:
         instance_id: str,
         input: Any = None,
     ) -> ScheduledTask:
+        """The same with a `str` input sent as it is."""
         return self._describe(
             type="subOrchestrationWithId",
             name=name,
@@ -239,6 +251,7 @@ class SdkMethods:
         version: str | None = None,
         input: Any = None,
     ) -> ScheduledTask:
+        """A child orchestration in an exact version; None: what the worker resolves."""
         return self._describe(
             type="subOrchestrationVersioned",
             name=name,
@@ -253,6 +266,7 @@ class SdkMethods:
         instance_id: str,
         input: Any = None,
     ) -> ScheduledTask:
+        """A child orchestration with version and id."""
         return self._describe(
             type="subOrchestrationVersionedWithId",
             name=name,
@@ -278,6 +292,7 @@ class SdkMethods:
         instance_id: str,
         input: Any = None,
     ) -> ScheduledTask:
+        """`start_orchestration` with a `str` input sent as it is."""
         return self._describe(
             type="orchestration", name=name, instanceId=instance_id, input=typed_text(input)
         )
@@ -289,6 +304,7 @@ class SdkMethods:
         instance_id: str,
         input: Any = None,
     ) -> ScheduledTask:
+        """`start_orchestration` in an exact version; None: what the worker resolves."""
         return self._describe(
             type="orchestrationVersioned",
             name=name,
@@ -304,6 +320,7 @@ class SdkMethods:
         instance_id: str,
         input: Any = None,
     ) -> ScheduledTask:
+        """The same with a `str` input sent as it is."""
         return self._describe(
             type="orchestrationVersioned",
             name=name,
@@ -340,6 +357,7 @@ class SdkMethods:
         return ScheduledTask(type="continueAsNewVersioned", input=json_text(input), version=version)
 
     def continue_as_new_typed(self, input: Any = None) -> ScheduledTask:
+        """`continue_as_new` with a `str` input sent as it is."""
         return self._describe(type="continueAsNew", input=typed_text(input))
 
     def continue_as_new_versioned(
@@ -347,6 +365,7 @@ class SdkMethods:
         input: Any,
         version: str | None = None,
     ) -> ScheduledTask:
+        """`continue_as_new` in an exact version of the code; None: what the worker resolves."""
         return self._describe(
             type="continueAsNewVersioned", input=json_text(input), version=version
         )
@@ -366,6 +385,7 @@ class SdkMethods:
         return self._describe(type="join", tasks=list(tasks), _typed_all=True)
 
     def race_typed(self, *tasks: Mapping[str, Any]) -> ScheduledTask:
+        """`race`; the value is decoded alike."""
         return self._describe(type="select", tasks=list(tasks), _typed_race=True)
 
     # At once, without yield or await; nothing on a context made by hand.
@@ -376,10 +396,12 @@ class SdkMethods:
             self._journal.set_custom_status(str(status))
 
     def reset_custom_status(self) -> None:
+        """Have no custom status."""
         if self._journal is not None:
             self._journal.set_custom_status(None)
 
     def get_custom_status(self) -> str | None:
+        """The custom status as set last; None without one."""
         return None if self._journal is None else self._journal.custom_status
 
     def set_kv_value(self, key: Any, value: Any) -> None:
@@ -388,6 +410,7 @@ class SdkMethods:
             self._journal.set_key_value(str(key), str(value))
 
     def get_kv_value(self, key: str) -> str | None:
+        """The value of a key as this execution sees it; None if there is none."""
         if self._journal is None:
             return None
         found = self._journal.key_values.get(key)
@@ -404,13 +427,16 @@ class SdkMethods:
         return [] if self._journal is None else sorted(self._journal.key_values)
 
     def get_kv_length(self) -> int:
+        """How many keys there are."""
         return 0 if self._journal is None else len(self._journal.key_values)
 
     def clear_kv_value(self, key: str) -> None:
+        """Remove a key."""
         if self._journal is not None:
             self._journal.clear_key_value(key)
 
     def clear_all_kv_values(self) -> None:
+        """Remove all keys."""
         if self._journal is not None:
             self._journal.clear_key_values()
 
@@ -426,15 +452,19 @@ class SdkMethods:
         return len(old)
 
     def trace_info(self, message: str) -> None:
+        """Log, not in replay."""
         self._trace("info", message)
 
     def trace_warn(self, message: str) -> None:
+        """Log a warning, not in replay."""
         self._trace("warning", message)
 
     def trace_error(self, message: str) -> None:
+        """Log an error, not in replay."""
         self._trace("error", message)
 
     def trace_debug(self, message: str) -> None:
+        """Log for debugging, not in replay."""
         self._trace("debug", message)
 
     def _trace(self, level: str, message: str) -> None:
