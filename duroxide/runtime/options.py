@@ -55,6 +55,7 @@ class RuntimeOptions:
     orphan_retention_ms: int = field(default=300_000, kw_only=True)
     cancellation_grace_ms: int = field(default=10_000, kw_only=True)
     drain_timeout_ms: int = field(default=30_000, kw_only=True)
+    session_cleanup_interval_ms: int = field(default=300_000, kw_only=True)
     worker_threads: int | None = field(default=None, kw_only=True)  # for `def` activities
     versions: Sequence[VersionRange] | None = field(default=None, kw_only=True)
     limits: Limits = field(default=Limits(), kw_only=True)
@@ -69,6 +70,7 @@ class RuntimeOptions:
             "orchestrator_lock_timeout_ms",
             "session_lock_timeout_ms",
             "session_idle_timeout_ms",
+            "session_cleanup_interval_ms",
             "max_attempts",
             "long_poll_ms",
             "worker_threads",

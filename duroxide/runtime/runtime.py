@@ -127,6 +127,7 @@ class AsyncRuntime:
             buffer_ms=options.session_buffer_ms,
             idle_ms=options.session_idle_ms,
             observer=observer,
+            sweep_s=options.session_cleanup_interval_ms / 1000,
         )
         self._heartbeats = Heartbeats(self.provider, observer)
         self._activities = ActivityDispatcher(

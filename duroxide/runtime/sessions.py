@@ -13,8 +13,6 @@ from duroxide.runtime.telemetry import Observer
 
 logger = logging.getLogger("duroxide.runtime")
 
-SWEEP_S = 300.0
-
 
 class SessionKeeper:
     """Claims sessions within a limit and renews those that are in use.
@@ -36,7 +34,7 @@ class SessionKeeper:
         buffer_ms: int,
         idle_ms: int,
         observer: Observer,
-        sweep_s: float = SWEEP_S,
+        sweep_s: float,
     ) -> None:
         self._provider = provider
         self._owner = owner

@@ -19,7 +19,6 @@ from duroxide.providers.memory import MemoryProvider
 from duroxide.registry import Registry, define_activity
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
-from duroxide.runtime.sessions import SWEEP_S
 from duroxide.testing.virtualtime import LoopClock, run_virtual
 from tests.unit.duroxide.runtime.test_runtime import working
 
@@ -67,8 +66,8 @@ def test_sessions_of_workers_that_are_gone_are_swept() -> None:
         async with working(once, visit, provider=store, worker_node_id="gone") as (client, _):
             await client.result(await client.start(once))
         assert await store.renew_sessions(owner="gone", lease_ms=1_000, idle_ms=60_000) == 1
-        async with working(provider=store, worker_node_id="other"):
-            await asyncio.sleep(SWEEP_S + 1)
+        async with working(provider=store, session_cleanup_interval_ms=5_000):
+            await asyncio.sleep(6)
         assert await store.cleanup_sessions(idle_ms=0) == 0
 
     run_virtual(scenario())
