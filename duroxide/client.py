@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeAlias, TypeVar
+from typing import Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from duroxide import work
 from duroxide.codec import decode_events
@@ -243,10 +243,27 @@ class AsyncClient(Management):
                 raise
             raise WaitTimeout(instance_id, int((seconds or 0) * 1000)) from error
 
+    @overload
     async def result(
         self,
         instance_id: InstanceId,
-        orchestration: OrchestrationDef[..., R] | None = None,
+        orchestration: OrchestrationDef[..., Coroutine[Any, Any, R]]
+        | OrchestrationDef[..., Generator[Any, Any, R]],
+        timeout: timedelta | None = DEFAULT_TIMEOUT,
+    ) -> R: ...
+
+    @overload
+    async def result(
+        self,
+        instance_id: InstanceId,
+        orchestration: OrchestrationDef[..., Any] | None = None,
+        timeout: timedelta | None = DEFAULT_TIMEOUT,
+    ) -> Any: ...
+
+    async def result(
+        self,
+        instance_id: InstanceId,
+        orchestration: OrchestrationDef[..., Any] | None = None,
         timeout: timedelta | None = DEFAULT_TIMEOUT,
     ) -> Any:
         """Wait for the end and return the output, decoded as the definition says.

@@ -131,12 +131,12 @@ class BoundActivity(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class OrchestrationDef(Generic[P, R]):
+class OrchestrationDef(Generic[P, R_co]):
     """A registered orchestration, in one version."""
 
     name: str
     version: str
-    fn: Callable[P, R]
+    fn: Callable[P, R_co]
     style: Style
     signature: Signature
     codec: Codec = JSON
@@ -144,7 +144,7 @@ class OrchestrationDef(Generic[P, R]):
     prepare: Prepare | None = None  # awaited by the runtime before a turn with the input's text
     cancel_grace_ms: int | None = None  # how long to clean up after a cancel; None: ends at once
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.fn(*args, **kwargs)
 
     @property

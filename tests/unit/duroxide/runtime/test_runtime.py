@@ -647,7 +647,9 @@ async def test_stopping_gives_back_what_a_commit_under_way_has_leased() -> None:
         store.called.clear()
         store.gate = asyncio.Event()
         async with working(one_activity, double, provider=store) as (_, runtime):
-            await store.called.wait()  # the first turn is on its way, and so is the offer to take on
+            await (
+                store.called.wait()
+            )  # the first turn is on its way, and so is the offer to take on
             stopping = asyncio.create_task(runtime.stop())
             await asyncio.sleep(0.1)
             store.gate.set()
