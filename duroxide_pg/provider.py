@@ -253,10 +253,11 @@ class PostgresProvider(PostgresAdmin):
         waiting = self._waiting(self._wakeups.turns, [TURNS], wait_ms)
         if versions is not None and not versions:
             want = 0
-        parameters = self._poll_parameters(worker, want, lease_ms, known, held, versions)
+        parameters = self._poll_parameters(worker, want, lease_ms, known, versions)
         while True:
             parameters["nonce"], parameters["now"] = self._nonce(), self._now_ms()
             await waiting.look(is_busy=self._lane.is_busy)
+            parameters.update(_held_columns(held))  # as they are by now
             head, *rows = await self._turn_polls.call(
                 "poll_turns", self._sql["poll_turns"], parameters
             )
@@ -276,10 +277,8 @@ class PostgresProvider(PostgresAdmin):
         want: int,
         lease_ms: int,
         known: Mapping[InstanceId, Cursor] | None,
-        held: Sequence[TurnToken],
         versions: Sequence[VersionRange] | None,
     ) -> dict[str, Any]:
-        kept = [split_turn_token(token) for token in held]
         low = high = None
         if versions is not None:
             low = Numbers(pack_version(version_range.low) for version_range in versions)
@@ -291,8 +290,6 @@ class PostgresProvider(PostgresAdmin):
             "low": low,
             "high": high,
             "cached_by": self._lane.writer if known is not None else None,
-            "held_ids": Texts(instance_id for _, instance_id in kept),
-            "held_nonces": Texts(nonce for nonce, _ in kept),
         }
 
     async def _to_turns(
@@ -499,6 +496,14 @@ class PostgresProvider(PostgresAdmin):
             self._wakeups.turns.give(return_early=True)
         if activities:
             self._wakeups.activities.give(return_early=True)
+
+
+def _held_columns(held: Sequence[TurnToken]) -> dict[str, Texts]:
+    kept = [split_turn_token(token) for token in held]
+    return {
+        "held_ids": Texts(instance_id for _, instance_id in kept),
+        "held_nonces": Texts(nonce for nonce, _ in kept),
+    }
 
 
 def _tag_keys(tags: TagSelection) -> list[str] | None:

@@ -374,7 +374,8 @@ class Provider(Protocol):
             worker: who asks; for people who look at leases.
             wait_ms: how long to wait for something to do; 0 returns at once.
             known: what the caller has cached (history_suffix).
-            held: kept leases (sticky_lease) whose instances may get new messages under them.
+            held: kept leases (sticky_lease) whose instances may get new messages under them. It may
+                change while the poll waits: read it again at each look.
             versions: engine versions that the caller runs; None means all, empty none. An execution
                 that is outside is neither leased nor counted as delivered.
         """

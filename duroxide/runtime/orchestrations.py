@@ -32,6 +32,7 @@ from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.poller import Poller
 from duroxide.runtime.residents import (
     Arrival,
+    HeldLeases,
     InMemory,
     Resident,
     Residents,
@@ -94,6 +95,7 @@ class OrchestrationDispatcher:
         )
         self._residents = Residents(run=self._run_resident, release=self._release)
         self._known = InMemory(self._residents, self._cache)
+        self._held = HeldLeases(self._residents)
         self._in_hand: dict[TurnToken, InstanceId] = {}
         self._committing: set[asyncio.Task[None]] = set()
         self._asked_for: frozenset[TurnToken] = frozenset()
@@ -112,15 +114,14 @@ class OrchestrationDispatcher:
         )
 
     async def _poll(self, want: int) -> int:
-        held = self._residents.tokens()
-        self._asked_for = frozenset(held)
+        self._asked_for = frozenset(self._held)
         answer = await self._provider.poll_turns(
             worker=self._worker_id,
             want=want,
             lease_ms=self._leases.lease_ms,
             wait_ms=self._options.long_poll_ms,
             known=self._known if self._provider.capabilities.history_suffix else None,
-            held=held,
+            held=self._held,
             versions=self._options.version_ranges,
         )
         self._clock.observe(answer.now_ms)

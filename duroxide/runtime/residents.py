@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 from duroxide import work
 from duroxide.ids import ActivityToken, EventId, InstanceId, MessageId, TurnToken
@@ -167,6 +168,28 @@ class InMemory(Mapping[InstanceId, Cursor]):
     def __getitem__(self, instance_id: InstanceId) -> Cursor:
         resident = self._residents.get(instance_id)
         return self._cache[instance_id] if resident is None else resident.live.cursor
+
+
+class HeldLeases(Sequence[TurnToken]):
+    """The leases of residents, as they are whenever somebody looks: a poll may wait for long."""
+
+    def __init__(self, residents: Residents) -> None:
+        self._residents = residents
+
+    def __len__(self) -> int:
+        return len(self._residents)
+
+    @overload
+    def __getitem__(self, index: int) -> TurnToken: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[TurnToken]: ...
+
+    def __getitem__(self, index: int | slice) -> TurnToken | list[TurnToken]:
+        return self._residents.tokens()[index]
+
+    def __iter__(self) -> Iterator[TurnToken]:
+        return iter(self._residents.tokens())
 
 
 def take_arrivals(resident: Resident) -> tuple[list[Arrival], Inbox]:

@@ -24,6 +24,7 @@ from duroxide.providers.base import (
     TurnPoll,
 )
 from duroxide.providers.memory import MemoryProvider
+from duroxide.runtime.orchestrations import REFRESH_S
 from duroxide.state import ExecutionStatus
 from duroxide.testing.virtualtime import LoopClock, run_virtual
 from tests.unit.duroxide.runtime.stores import Scripted
@@ -108,6 +109,23 @@ class Polled(MemoryProvider):
         answer = await super().poll_turns(**how)
         self.given += answer.turns
         return answer
+
+
+def test_a_poll_that_waits_already_hears_of_an_instance_that_was_just_kept() -> None:
+    @orchestration
+    async def patient(ctx: OrchestrationContext) -> object:
+        return (await ctx.select(ctx.call(slow, 3600), ctx.wait_event("go"))).value
+
+    async def scenario() -> None:
+        async with working(patient, slow) as (client, _):
+            instance = await client.start(patient)
+            await asyncio.sleep(0.01)
+            began = asyncio.get_running_loop().time()
+            await client.raise_event(instance, "go", 1)
+            assert await client.result(instance) == 1
+            assert asyncio.get_running_loop().time() - began < REFRESH_S / 2
+
+    run_virtual(scenario())
 
 
 def test_a_message_for_an_instance_that_is_kept_comes_without_its_history() -> None:
