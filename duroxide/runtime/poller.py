@@ -45,6 +45,7 @@ class Poller:
         self._draw = draw
         self._nudged = asyncio.Event()
         self._is_stopping = False
+        self.is_asking = False
 
     def nudge(self) -> None:
         self._nudged.set()
@@ -68,7 +69,7 @@ class Poller:
             asked_at = loop.time()
             self._nudged.clear()
             try:
-                found = await self._ask(want)
+                found = await self._ask_for(want)
             except ProviderError as error:
                 self._observer.store_failed(self._operation, error)
                 await asyncio.sleep(backoff.next_s())
@@ -83,6 +84,13 @@ class Poller:
             empty_at_once = empty_at_once + 1 if is_short else 0
             if empty_at_once > 1:
                 await self._pause(self._pause_s - waited_s)
+
+    async def _ask_for(self, want: int) -> int:
+        self.is_asking = True
+        try:
+            return await self._ask(want)
+        finally:
+            self.is_asking = False
 
     async def _pause(self, seconds: float) -> None:
         try:

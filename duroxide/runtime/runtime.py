@@ -36,7 +36,7 @@ from duroxide.runtime.telemetry import LoggingObserver, Observers
 
 logger = logging.getLogger("duroxide.runtime")
 
-POLL_END_S = 0.25  # for a waiting poll to return once it was woken
+POLL_END_S = 1.0  # for a waiting poll to return once it was woken
 HAND_BACK_S = 2.0  # for the store to take back what could not be finished
 
 
@@ -218,8 +218,11 @@ class AsyncRuntime:
         self._activities.poller.stop()
         self._activities.begin_nothing_new()
         self.provider.wake(turns=True, activities=True)
-        if not all(task.done() for task in self._polls):
-            await asyncio.wait(self._polls, timeout=POLL_END_S)
+        pollers = (self._orchestrations.poller, self._activities.poller)
+        polls = zip(pollers, self._polls, strict=True)
+        asking = [task for poller, task in polls if poller.is_asking]
+        if asking:
+            await asyncio.wait(asking, timeout=POLL_END_S)
         await _cancel(self._polls)
 
     async def stop(self) -> None:
