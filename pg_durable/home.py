@@ -58,10 +58,10 @@ class Home:
         row = await self._row("load_snapshot", instance_id=instance_id, hash=graph_ref)
         return None if row is None else str(row[0])
 
-    async def read_install(self) -> tuple[str, str] | None:
-        """The id of the installation, and what the worker's role is called."""
+    async def read_install(self) -> tuple[str, str, str] | None:
+        """The id of the installation, and the names of the worker's role and of the database."""
         row = await self._row("read_install")
-        return None if row is None else (str(row[0]), str(row[1]))
+        return None if row is None else (str(row[0]), str(row[1]), str(row[2]))
 
     async def heartbeat(self, **worker: Any) -> str | None:
         """Show this worker in df._workers; returns the id of the installation."""

@@ -197,6 +197,7 @@ class Worker:
             connections,
             _Referee(home, provider),
             _step_options(settings),
+            home_database=install_row[2],
             jitter=random.Random().random,
         )
         registry = Registry()

@@ -7,8 +7,9 @@ from df._snapshots as s
 where s.instance_id = %(instance_id)s and s.hash = %(hash)s
 
 -- name: read_install
--- Which installation this is; no row or no table means that there is none.
-select i.install_id::text, current_user::text from df._install as i order by i.installed_at desc limit 1
+-- Which installation this is, and where; no row or no table means that there is none.
+select i.install_id::text, current_user::text, current_database()::text
+from df._install as i order by i.installed_at desc limit 1
 
 -- name: heartbeat
 -- Tell that this worker lives, and learn which installation this is. Inserted again if somebody cleaned

@@ -5,7 +5,8 @@
     SELECT df._finish_step_v1(token, record); COMMIT      one round trip
 
 `_finish_step_v1` refuses a token whose lease is over, so of several executors one commits; a failed one
-has no effect. The rules are in docs/reference/steps.md.
+has no effect. A step in another database commits there first and is recorded after that: it takes
+effect at least once. The rules are in docs/reference/steps.md.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ class SqlSteps:
     """Runs SQL steps.
 
     Args:
+        home_database: where the record of every step goes.
         jitter: from [0, 1), one number a call.
     """
 
@@ -124,10 +126,12 @@ class SqlSteps:
         referee: Referee,
         options: StepOptions = StepOptions(),
         *,
+        home_database: str,
         jitter: Callable[[], float],
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._connections = connections
+        self._home_database = home_database
         self._referee = referee
         self._options = options
         self._jitter = jitter
@@ -155,12 +159,15 @@ class SqlSteps:
         lost_in_commit: psycopg.Error | None = None
         pid = 0
         try:
-            async with self._connections.borrow(step.submitted_by, step.database) as connection:
+            async with self._connections.borrow(step.submitted_by, self._place(step)) as connection:
                 pid = connection.info.backend_pid
                 try:
                     result = await self._run_text(connection, step, in_transaction)
                     try:
-                        await self._finish(connection, step, result)
+                        if self._place(step) is None:
+                            await self._finish(connection, step, result)
+                        else:
+                            await self._finish_elsewhere(connection, step, result)
                     except psycopg.OperationalError as error:
                         lost_in_commit = error
                         raise
@@ -175,6 +182,10 @@ class SqlSteps:
             raise StepFailed(f"SQL execution failed: {error}") from error
         if failure is not None:
             await self._failed(step, failure, in_transaction)
+
+    def _place(self, step: SqlStep) -> str | None:
+        """The database of the step; None: the one that has the record."""
+        return None if step.database == self._home_database else step.database
 
     async def _failed(self, step: SqlStep, error: ServerError, in_transaction: bool) -> None:
         if error.sqlstate in (LEASE_LOST, INSTANCE_CANCELLED):
@@ -240,6 +251,25 @@ class SqlSteps:
             # The author made the transaction read-only, so it has no effect to commit with the record.
             await _roll_back(connection)
             await self._commit(connection, step, result, begin=True)
+
+    async def _finish_elsewhere(
+        self, connection: AsyncConnection, step: SqlStep, result: str
+    ) -> None:
+        """Commit the effect where it is, then the record at home; dying in between repeats the step."""
+        if connection.info.transaction_status == pq.TransactionStatus.INTRANS:
+            commands: list[tuple[bytes, list[bytes]]] = [
+                (b"SET CONSTRAINTS ALL IMMEDIATE", []),
+                (b"COMMIT", []),
+            ]
+            for answer in await wire.pipeline(connection.pgconn, commands):
+                if answer.status == pq.ExecStatus.FATAL_ERROR:
+                    raise StatementFailed(ServerError.of(answer))
+        async with self._connections.borrow(step.submitted_by, None) as home:
+            try:
+                await self._commit(home, step, result, begin=True)
+            except StatementFailed:
+                await _roll_back(home)
+                raise
 
     async def _commit(
         self, connection: AsyncConnection, step: SqlStep, result: str, *, begin: bool
