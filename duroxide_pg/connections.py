@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from psycopg.rows import TupleRow, tuple_row
 
 from duroxide.errors import ProviderError
 from duroxide_pg import arrays
+from duroxide_pg.jitter import uniform
 from duroxide_pg.queries import Statement
 from duroxide_pg.sqlstate import Verdict, verdict
 
@@ -154,7 +154,7 @@ class Pauses:
         self._last_s = FIRST_PAUSE_S
 
     async def next(self) -> None:
-        self._last_s = min(LONGEST_PAUSE_S, random.uniform(FIRST_PAUSE_S, 3 * self._last_s))
+        self._last_s = min(LONGEST_PAUSE_S, uniform(FIRST_PAUSE_S, 3 * self._last_s))
         await asyncio.sleep(self._last_s)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 
 from duroxide.errors import ProviderError
 from duroxide_pg.connections import HotConnection
+from duroxide_pg.jitter import uniform
 from duroxide_pg.queries import Statement
 
 logger = logging.getLogger("duroxide_pg")
@@ -23,10 +23,10 @@ async def sweep_regularly(connection: HotConnection, sweep: Statement) -> None:
     Any process does it for all. One that fails is not tried again before the next time: nothing
     depends on it but the size of two small tables.
     """
-    await asyncio.sleep(random.uniform(0, FIRST_S))
+    await asyncio.sleep(uniform(0, FIRST_S))
     while True:
         try:
             await connection.call("sweep", sweep, {}, tries=1)
         except ProviderError as error:
             logger.debug("could not sweep: %s", error)
-        await asyncio.sleep(random.uniform(0.5, 1.5) * INTERVAL_S)
+        await asyncio.sleep(uniform(0.5, 1.5) * INTERVAL_S)

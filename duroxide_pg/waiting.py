@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Sequence
 
 from duroxide.clock import Clock
 from duroxide_pg.hints import Hint
+from duroxide_pg.jitter import uniform
 from duroxide_pg.wakeups import Wakeups
 
 SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 1.0
@@ -66,7 +66,7 @@ class Waiting:
         if next_due_ms is not None:
             wait_s = min(wait_s, max(next_due_ms - now_ms, 0) / 1000)
         if is_blocked or not self._wakeups.is_listening:
-            wait_s = min(wait_s, self._pause_s * random.uniform(0.8, 1.2))
+            wait_s = min(wait_s, self._pause_s * uniform(0.8, 1.2))
             self._pause_s = min(LONGEST_POLL_S, 2 * self._pause_s)
         seen = self._seen
         await self._wakeups.wait_for_work(self._hint, self._topics, seen, wait_s)
