@@ -55,6 +55,7 @@ create table df.nodes (
     created_at timestamptz default now(),
     updated_at timestamptz default now(),
     status_details jsonb,
+    options jsonb,
     constraint nodes_pkey primary key (instance_id, id)
 ) with (fillfactor = 50);
 
@@ -63,6 +64,7 @@ comment on column df.nodes.status is 'pending, running, completed or failed, as 
 comment on column df.nodes.result is 'The result document; of a failed node the error text as a JSON string';
 comment on column df.nodes.error is 'The error text of a failed node';
 comment on column df.nodes.status_details is '{"execution_id": "<orchestration>::<generation>"}, and "error" with details of a failure';
+comment on column df.nodes.options is 'Options of df.sql: tx, isolation, read_only, deferrable, timeout_seconds, retries, on_ambiguous';
 
 -- NOT VALID: enforced for new rows, and restoring or adding them never scans a large table.
 alter table df.instances
@@ -151,6 +153,21 @@ create table df._snapshots (
 );
 
 comment on table df._snapshots is 'The frozen graph of every instance';
+
+-- The executions of steps whose effect can't commit together with its record, marked before they begin:
+-- one row per node, for the step that it runs now or ran last.
+create table df._attempts (
+    instance_id varchar(8) not null,
+    node_id varchar(8) not null,
+    step text not null,
+    attempt integer not null,
+    started_at timestamptz not null default now(),
+    constraint _attempts_pkey primary key (instance_id, node_id)
+) with (fillfactor = 50);
+
+comment on table df._attempts is 'Executions of steps whose effect and record are two commits';
+comment on column df._attempts.step is 'The activity: <orchestration>::<generation>::<activity>';
+comment on column df._attempts.attempt is 'How often it was begun';
 
 -- How a session reaches the engine: a row is inserted, checked by the policy and consumed by a trigger
 -- that has the right to. No row outlives its transaction, hence unlogged.

@@ -68,6 +68,7 @@ declare
     v_extra json;
     v_query json;
     v_name json;
+    v_options json;
     v_type json;
     v_repeated text;
     v_is_json boolean := false;
@@ -85,11 +86,13 @@ begin
         max(e.value::text) filter (where e.key = 'extra_nodes'),
         max(e.value::text) filter (where e.key = 'query'),
         max(e.value::text) filter (where e.key = 'result_name'),
+        max(e.value::text) filter (where e.key = 'options'),
         case when count(*) > count(distinct e.key) then 'a field occurs twice' end
-    into v_type, v_left, v_right, v_condition, v_extra, v_query, v_name, v_repeated
+    into v_type, v_left, v_right, v_condition, v_extra, v_query, v_name, v_options, v_repeated
     from json_each(p_text::json) as e
     where e.key in (
-        'node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name'
+        'node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name',
+        'options'
     );
     if json_typeof(v_type) is distinct from 'string' then
         return;
@@ -103,6 +106,9 @@ begin
         json_typeof(v_left), json_typeof(v_right), json_typeof(v_condition), json_typeof(v_extra),
         json_typeof(v_query), json_typeof(v_name)
     ));
+    if problem is null and json_typeof(v_options) not in ('object', 'null') then
+        problem := 'options must be a JSON object';
+    end if;
     if problem is null and json_typeof(v_extra) = 'array' and exists (
         select from json_array_elements(v_extra) as e where json_typeof(e.value) <> 'object'
     ) then
@@ -116,6 +122,7 @@ begin
                 then ',"condition_node":' || v_condition::text else '' end
             || case when json_typeof(v_extra) = 'array' then ',"extra_nodes":' || v_extra::text else '' end
             || coalesce(',"query":' || to_json(v_query #>> '{}')::text, '')
+            || case when json_typeof(v_options) = 'object' then ',"options":' || v_options::text else '' end
             || coalesce(',"result_name":' || to_json(v_name #>> '{}')::text, '')
             || '}';
     end if;

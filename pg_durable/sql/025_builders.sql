@@ -11,6 +11,77 @@ $$;
 
 comment on function df.sql(text) is 'A step that runs this SQL text as it is';
 
+-- What is wrong with the options of a SQL step; null: nothing.
+create function df._sql_options_fault(p_options jsonb) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_key text;
+    v_value jsonb;
+    v_words text;
+begin
+    if jsonb_typeof(p_options) is distinct from 'object' then
+        return 'the options of df.sql() must be a JSON object';
+    end if;
+    for v_key, v_value in select e.key, e.value from jsonb_each(p_options) as e loop
+        v_words := case v_key
+            when 'tx' then 'auto, required, none'
+            when 'isolation' then 'read committed, repeatable read, serializable'
+            when 'on_ambiguous' then 'retry, fail'
+        end;
+        if v_words is not null then
+            if jsonb_typeof(v_value) <> 'string' or v_value #>> '{}' <> all (string_to_array(v_words, ', ')) then
+                return format('option "%s" of df.sql() must be one of %s, not %s', v_key, v_words, v_value);
+            end if;
+        elsif v_key in ('read_only', 'deferrable') then
+            if jsonb_typeof(v_value) <> 'boolean' then
+                return format('option "%s" of df.sql() must be true or false, not %s', v_key, v_value);
+            end if;
+        elsif v_key = 'timeout_seconds' then
+            if v_value::text !~ '^[0-9]{1,5}([.][0-9]{1,3})?$' or v_value::text::numeric not between 0.001 and 86400 then
+                return format('option "timeout_seconds" of df.sql() must be between 0.001 and 86400, not %s', v_value);
+            end if;
+        elsif v_key = 'retries' then
+            if v_value::text !~ '^[0-9]{1,2}$' or v_value::text::integer > 20 then
+                return format('option "retries" of df.sql() must be a whole number between 0 and 20, not %s', v_value);
+            end if;
+        else
+            return format(
+                'df.sql() has no option "%s"; there are tx, isolation, read_only, deferrable, timeout_seconds, '
+                'retries and on_ambiguous', v_key
+            );
+        end if;
+    end loop;
+    if p_options ->> 'tx' = 'none' and p_options ?| array['isolation', 'read_only', 'deferrable'] then
+        return 'options "isolation", "read_only" and "deferrable" of df.sql() are of a transaction: "tx" must not be "none"';
+    end if;
+    return null;
+end
+$$;
+
+comment on function df._sql_options_fault(jsonb) is 'What is wrong with the options of a SQL step';
+
+-- Options: tx (auto: outside of a transaction if it must; required; none), isolation, read_only,
+-- deferrable, timeout_seconds, retries (of failures that prove that there was no effect), and
+-- on_ambiguous (retry, fail: what follows if a step outside of a transaction may or may not have run).
+create function df.sql(query text, options jsonb) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_fault text := df._sql_options_fault(options);
+begin
+    if v_fault is not null then
+        raise exception '%', v_fault using errcode = 'XX000';
+    end if;
+    return '{"node_type":"SQL","query":' || to_json(query)::text
+        || ',"options":' || df._compact_json(options::text) || '}';
+end
+$$;
+
+comment on function df.sql(text, jsonb) is 'A step that runs this SQL text with options: tx, isolation, read_only, deferrable, timeout_seconds, retries, on_ambiguous';
+
 create function df.seq(a text, b text) returns text
 language plpgsql stable strict
 set search_path = pg_catalog, pg_temp

@@ -75,6 +75,15 @@ begin
     if jsonb_typeof(p_node -> 'extra_nodes') = 'array' and v_type <> 'JOIN' then
         return format('extra_nodes is not valid for %s nodes', v_type);
     end if;
+    if coalesce(jsonb_typeof(p_node -> 'options'), 'null') <> 'null' then
+        if v_type <> 'SQL' then
+            return format('options is not valid for %s nodes', v_type);
+        end if;
+        v_problem := df._sql_options_fault(p_node -> 'options');
+        if v_problem is not null then
+            return v_problem;
+        end if;
+    end if;
     if v_type in ('IF', 'LOOP', 'JOIN') and p_node ->> 'query' is not null then
         select t.value, t.problem into v_config, v_problem from df._try_json(p_node ->> 'query') as t;
         if v_problem is not null then
@@ -121,7 +130,7 @@ comment on function df._with_entry(text, text) is 'A configuration object with o
 -- Ids are distinct by construction: multiples of an odd number, modulo 2^32, from a random start.
 create function df._flatten(
     p_node text, out ord bigint, out id text, out node_type text, out query text, out result_name text,
-    out left_node text, out right_node text
+    out left_node text, out right_node text, out options jsonb
 )
 returns setof record
 language plpgsql stable
@@ -188,6 +197,7 @@ begin
         result_name := v_row.node ->> 'result_name';
         left_node := v_row.left_node;
         right_node := v_row.right_node;
+        options := nullif(v_row.node -> 'options', 'null');
         return next;
     end loop;
 end

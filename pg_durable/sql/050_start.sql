@@ -42,14 +42,16 @@ declare
     v_names text[];
     v_lefts text[];
     v_rights text[];
+    v_options jsonb[];
     v_id text;
 begin
     -- Everything is checked before anything is written.
     select
         array_agg(f.id order by f.ord), array_agg(f.node_type order by f.ord),
         array_agg(f.query order by f.ord), array_agg(f.result_name order by f.ord),
-        array_agg(f.left_node order by f.ord), array_agg(f.right_node order by f.ord)
-    into v_ids, v_types, v_queries, v_names, v_lefts, v_rights
+        array_agg(f.left_node order by f.ord), array_agg(f.right_node order by f.ord),
+        array_agg(f.options order by f.ord)
+    into v_ids, v_types, v_queries, v_names, v_lefts, v_rights, v_options
     from df._flatten(p_node) as f;
 
     for v_attempt in 1..10 loop
@@ -69,10 +71,10 @@ begin
     end if;
 
     insert into df.nodes
-        (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database)
-    select n.id, v_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_role, p_database
-    from unnest(v_ids, v_types, v_queries, v_names, v_lefts, v_rights)
-        as n (id, node_type, query, result_name, left_node, right_node);
+        (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, options)
+    select n.id, v_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_role, p_database, n.options
+    from unnest(v_ids, v_types, v_queries, v_names, v_lefts, v_rights, v_options)
+        as n (id, node_type, query, result_name, left_node, right_node, options);
 
     perform df._warn_unreachable(p_node);
     insert into df._inbox (kind, instance_id, payload)
@@ -158,7 +160,8 @@ begin
                     || ',"left_node":' || coalesce(to_json(n.left_node)::text, 'null')
                     || ',"right_node":' || coalesce(to_json(n.right_node)::text, 'null')
                     || ',"submitted_by":' || to_json(pg_get_userbyid(n.submitted_by))::text
-                    || ',"database":' || coalesce(to_json(n.database)::text, 'null') || '}',
+                    || ',"database":' || coalesce(to_json(n.database)::text, 'null')
+                    || coalesce(',"options":' || n.options::text, '') || '}',
                     ',' order by n.id collate "C"
                 )
                 from df.nodes as n

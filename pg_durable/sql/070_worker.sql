@@ -28,7 +28,7 @@ $$;
 comment on function df._document(text) is 'JSON text as jsonb, other text as a JSON string';
 
 -- The records in the projections of turns, the last one of every node, as one array of
--- {"instance", "node", "status", "stamp", "result", "source", "error"}. A projection is a record, an
+-- {"instance", "node", "status", "stamp", "result", "source", "error", "details"}. A projection is a record, an
 -- array of them, or a JSON string that holds either.
 create function df._node_records(p_engine_ids text[], p_projections text[]) returns jsonb
 language plpgsql stable
@@ -39,7 +39,7 @@ begin
         select jsonb_agg(jsonb_build_object(
             'instance', l.instance, 'node', l.record -> 'node', 'status', l.record -> 'status',
             'stamp', l.record -> 'stamp', 'result', l.record -> 'result', 'source', l.record -> 'result_from',
-            'error', l.record -> 'error'
+            'error', l.record -> 'error', 'details', l.record -> 'details'
         ))
         from (
             select distinct on (split_part(t.engine_id, '::', 1), r.record ->> 'node')
@@ -80,7 +80,8 @@ begin
     with recursive record as materialized (
         select r.*
         from jsonb_to_recordset(p_records) as r (
-            instance text, node text, status text, stamp text, result text, source text, error jsonb
+            instance text, node text, status text, stamp text, result text, source text, error jsonb,
+            details jsonb
         )
     ),
     chain (instance, node, source) as (
@@ -106,6 +107,7 @@ begin
         end,
         error = case when r.status = 'failed' then coalesce(r.error ->> 'message', r.result) end,
         status_details = coalesce(jsonb_build_object('execution_id', r.stamp), '{}')
+            || case when jsonb_typeof(r.details) = 'object' then r.details else '{}' end
             || case when r.status = 'failed' and jsonb_typeof(r.error) = 'object'
                 then jsonb_build_object('error', r.error) else '{}' end,
         updated_at = clock_timestamp()
@@ -235,7 +237,8 @@ $$;
 comment on function df._project_v1(text[], bigint[], text[], text[], text[], text[], boolean) is 'The commit hook of the worker';
 
 -- Ends a SQL step inside the step's own transaction: effect, completion and node status are one commit.
--- It is called in the submitter's session. The token is secret and for one step; the completion that the
+-- It is called in the submitter's session, or (identity set_role) in one of the owner of df, who is the
+-- current_user here. The token is secret and for one step; the completion that the
 -- submitter could forge with it is one that his SQL could have produced.
 --
 -- The lock on the instance makes a request to cancel and this commit take turns, so that after a
@@ -254,7 +257,7 @@ declare
 begin
     select i.submitted_by, i.status, i.cancelled_in into v_submitted_by, v_status, v_cancelled_in
     from df.instances as i where i.id = v_instance_id for key share;
-    if v_submitted_by is distinct from quote_ident(session_user)::regrole then
+    if v_submitted_by is distinct from quote_ident(session_user)::regrole and session_user <> current_user then
         raise exception 'a step of instance % can be finished only by role %, not by %',
             v_instance_id, v_submitted_by, session_user using errcode = '42501';
     end if;

@@ -15,7 +15,7 @@ begin
     foreach v_what in array array[
         'USAGE ON SCHEMA df',
         'SELECT, INSERT (id, label, root_node, submitted_by, database, start_at, idempotency_key) ON df.instances',
-        'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database) ON df.nodes',
+        'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, options) ON df.nodes',
         'SELECT, INSERT, UPDATE, DELETE ON df.vars',
         'INSERT (kind, instance_id, payload) ON df._inbox',
         'SELECT ON df._engine_instances',
@@ -56,7 +56,7 @@ begin
         'SELECT ON df._engine_instances',
         'INSERT (kind, instance_id, payload) ON df._inbox',
         'SELECT, INSERT, UPDATE, DELETE ON df.vars',
-        'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database) ON df.nodes',
+        'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, options) ON df.nodes',
         'SELECT, INSERT (id, label, root_node, submitted_by, database, start_at, idempotency_key) ON df.instances'
     ] loop
         execute format('REVOKE %s FROM %s CASCADE', v_what, v_role);

@@ -55,6 +55,7 @@ create table df.nodes (
     created_at timestamptz default now(),
     updated_at timestamptz default now(),
     status_details jsonb,
+    options jsonb,
     constraint nodes_pkey primary key (instance_id, id)
 ) with (fillfactor = 50);
 
@@ -63,6 +64,7 @@ comment on column df.nodes.status is 'pending, running, completed or failed, as 
 comment on column df.nodes.result is 'The result document; of a failed node the error text as a JSON string';
 comment on column df.nodes.error is 'The error text of a failed node';
 comment on column df.nodes.status_details is '{"execution_id": "<orchestration>::<generation>"}, and "error" with details of a failure';
+comment on column df.nodes.options is 'Options of df.sql: tx, isolation, read_only, deferrable, timeout_seconds, retries, on_ambiguous';
 
 -- NOT VALID: enforced for new rows, and restoring or adding them never scans a large table.
 alter table df.instances
@@ -151,6 +153,21 @@ create table df._snapshots (
 );
 
 comment on table df._snapshots is 'The frozen graph of every instance';
+
+-- The executions of steps whose effect can't commit together with its record, marked before they begin:
+-- one row per node, for the step that it runs now or ran last.
+create table df._attempts (
+    instance_id varchar(8) not null,
+    node_id varchar(8) not null,
+    step text not null,
+    attempt integer not null,
+    started_at timestamptz not null default now(),
+    constraint _attempts_pkey primary key (instance_id, node_id)
+) with (fillfactor = 50);
+
+comment on table df._attempts is 'Executions of steps whose effect and record are two commits';
+comment on column df._attempts.step is 'The activity: <orchestration>::<generation>::<activity>';
+comment on column df._attempts.attempt is 'How often it was begun';
 
 -- How a session reaches the engine: a row is inserted, checked by the policy and consumed by a trigger
 -- that has the right to. No row outlives its transaction, hence unlogged.
@@ -402,6 +419,7 @@ declare
     v_extra json;
     v_query json;
     v_name json;
+    v_options json;
     v_type json;
     v_repeated text;
     v_is_json boolean := false;
@@ -419,11 +437,13 @@ begin
         max(e.value::text) filter (where e.key = 'extra_nodes'),
         max(e.value::text) filter (where e.key = 'query'),
         max(e.value::text) filter (where e.key = 'result_name'),
+        max(e.value::text) filter (where e.key = 'options'),
         case when count(*) > count(distinct e.key) then 'a field occurs twice' end
-    into v_type, v_left, v_right, v_condition, v_extra, v_query, v_name, v_repeated
+    into v_type, v_left, v_right, v_condition, v_extra, v_query, v_name, v_options, v_repeated
     from json_each(p_text::json) as e
     where e.key in (
-        'node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name'
+        'node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name',
+        'options'
     );
     if json_typeof(v_type) is distinct from 'string' then
         return;
@@ -437,6 +457,9 @@ begin
         json_typeof(v_left), json_typeof(v_right), json_typeof(v_condition), json_typeof(v_extra),
         json_typeof(v_query), json_typeof(v_name)
     ));
+    if problem is null and json_typeof(v_options) not in ('object', 'null') then
+        problem := 'options must be a JSON object';
+    end if;
     if problem is null and json_typeof(v_extra) = 'array' and exists (
         select from json_array_elements(v_extra) as e where json_typeof(e.value) <> 'object'
     ) then
@@ -450,6 +473,7 @@ begin
                 then ',"condition_node":' || v_condition::text else '' end
             || case when json_typeof(v_extra) = 'array' then ',"extra_nodes":' || v_extra::text else '' end
             || coalesce(',"query":' || to_json(v_query #>> '{}')::text, '')
+            || case when json_typeof(v_options) = 'object' then ',"options":' || v_options::text else '' end
             || coalesce(',"result_name":' || to_json(v_name #>> '{}')::text, '')
             || '}';
     end if;
@@ -579,6 +603,77 @@ end
 $$;
 
 comment on function df.sql(text) is 'A step that runs this SQL text as it is';
+
+-- What is wrong with the options of a SQL step; null: nothing.
+create function df._sql_options_fault(p_options jsonb) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_key text;
+    v_value jsonb;
+    v_words text;
+begin
+    if jsonb_typeof(p_options) is distinct from 'object' then
+        return 'the options of df.sql() must be a JSON object';
+    end if;
+    for v_key, v_value in select e.key, e.value from jsonb_each(p_options) as e loop
+        v_words := case v_key
+            when 'tx' then 'auto, required, none'
+            when 'isolation' then 'read committed, repeatable read, serializable'
+            when 'on_ambiguous' then 'retry, fail'
+        end;
+        if v_words is not null then
+            if jsonb_typeof(v_value) <> 'string' or v_value #>> '{}' <> all (string_to_array(v_words, ', ')) then
+                return format('option "%s" of df.sql() must be one of %s, not %s', v_key, v_words, v_value);
+            end if;
+        elsif v_key in ('read_only', 'deferrable') then
+            if jsonb_typeof(v_value) <> 'boolean' then
+                return format('option "%s" of df.sql() must be true or false, not %s', v_key, v_value);
+            end if;
+        elsif v_key = 'timeout_seconds' then
+            if v_value::text !~ '^[0-9]{1,5}([.][0-9]{1,3})?$' or v_value::text::numeric not between 0.001 and 86400 then
+                return format('option "timeout_seconds" of df.sql() must be between 0.001 and 86400, not %s', v_value);
+            end if;
+        elsif v_key = 'retries' then
+            if v_value::text !~ '^[0-9]{1,2}$' or v_value::text::integer > 20 then
+                return format('option "retries" of df.sql() must be a whole number between 0 and 20, not %s', v_value);
+            end if;
+        else
+            return format(
+                'df.sql() has no option "%s"; there are tx, isolation, read_only, deferrable, timeout_seconds, '
+                'retries and on_ambiguous', v_key
+            );
+        end if;
+    end loop;
+    if p_options ->> 'tx' = 'none' and p_options ?| array['isolation', 'read_only', 'deferrable'] then
+        return 'options "isolation", "read_only" and "deferrable" of df.sql() are of a transaction: "tx" must not be "none"';
+    end if;
+    return null;
+end
+$$;
+
+comment on function df._sql_options_fault(jsonb) is 'What is wrong with the options of a SQL step';
+
+-- Options: tx (auto: outside of a transaction if it must; required; none), isolation, read_only,
+-- deferrable, timeout_seconds, retries (of failures that prove that there was no effect), and
+-- on_ambiguous (retry, fail: what follows if a step outside of a transaction may or may not have run).
+create function df.sql(query text, options jsonb) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_fault text := df._sql_options_fault(options);
+begin
+    if v_fault is not null then
+        raise exception '%', v_fault using errcode = 'XX000';
+    end if;
+    return '{"node_type":"SQL","query":' || to_json(query)::text
+        || ',"options":' || df._compact_json(options::text) || '}';
+end
+$$;
+
+comment on function df.sql(text, jsonb) is 'A step that runs this SQL text with options: tx, isolation, read_only, deferrable, timeout_seconds, retries, on_ambiguous';
 
 create function df.seq(a text, b text) returns text
 language plpgsql stable strict
@@ -1161,6 +1256,15 @@ begin
     if jsonb_typeof(p_node -> 'extra_nodes') = 'array' and v_type <> 'JOIN' then
         return format('extra_nodes is not valid for %s nodes', v_type);
     end if;
+    if coalesce(jsonb_typeof(p_node -> 'options'), 'null') <> 'null' then
+        if v_type <> 'SQL' then
+            return format('options is not valid for %s nodes', v_type);
+        end if;
+        v_problem := df._sql_options_fault(p_node -> 'options');
+        if v_problem is not null then
+            return v_problem;
+        end if;
+    end if;
     if v_type in ('IF', 'LOOP', 'JOIN') and p_node ->> 'query' is not null then
         select t.value, t.problem into v_config, v_problem from df._try_json(p_node ->> 'query') as t;
         if v_problem is not null then
@@ -1207,7 +1311,7 @@ comment on function df._with_entry(text, text) is 'A configuration object with o
 -- Ids are distinct by construction: multiples of an odd number, modulo 2^32, from a random start.
 create function df._flatten(
     p_node text, out ord bigint, out id text, out node_type text, out query text, out result_name text,
-    out left_node text, out right_node text
+    out left_node text, out right_node text, out options jsonb
 )
 returns setof record
 language plpgsql stable
@@ -1274,6 +1378,7 @@ begin
         result_name := v_row.node ->> 'result_name';
         left_node := v_row.left_node;
         right_node := v_row.right_node;
+        options := nullif(v_row.node -> 'options', 'null');
         return next;
     end loop;
 end
@@ -1754,14 +1859,16 @@ declare
     v_names text[];
     v_lefts text[];
     v_rights text[];
+    v_options jsonb[];
     v_id text;
 begin
     -- Everything is checked before anything is written.
     select
         array_agg(f.id order by f.ord), array_agg(f.node_type order by f.ord),
         array_agg(f.query order by f.ord), array_agg(f.result_name order by f.ord),
-        array_agg(f.left_node order by f.ord), array_agg(f.right_node order by f.ord)
-    into v_ids, v_types, v_queries, v_names, v_lefts, v_rights
+        array_agg(f.left_node order by f.ord), array_agg(f.right_node order by f.ord),
+        array_agg(f.options order by f.ord)
+    into v_ids, v_types, v_queries, v_names, v_lefts, v_rights, v_options
     from df._flatten(p_node) as f;
 
     for v_attempt in 1..10 loop
@@ -1781,10 +1888,10 @@ begin
     end if;
 
     insert into df.nodes
-        (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database)
-    select n.id, v_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_role, p_database
-    from unnest(v_ids, v_types, v_queries, v_names, v_lefts, v_rights)
-        as n (id, node_type, query, result_name, left_node, right_node);
+        (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, options)
+    select n.id, v_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_role, p_database, n.options
+    from unnest(v_ids, v_types, v_queries, v_names, v_lefts, v_rights, v_options)
+        as n (id, node_type, query, result_name, left_node, right_node, options);
 
     perform df._warn_unreachable(p_node);
     insert into df._inbox (kind, instance_id, payload)
@@ -1870,7 +1977,8 @@ begin
                     || ',"left_node":' || coalesce(to_json(n.left_node)::text, 'null')
                     || ',"right_node":' || coalesce(to_json(n.right_node)::text, 'null')
                     || ',"submitted_by":' || to_json(pg_get_userbyid(n.submitted_by))::text
-                    || ',"database":' || coalesce(to_json(n.database)::text, 'null') || '}',
+                    || ',"database":' || coalesce(to_json(n.database)::text, 'null')
+                    || coalesce(',"options":' || n.options::text, '') || '}',
                     ',' order by n.id collate "C"
                 )
                 from df.nodes as n
@@ -3410,7 +3518,7 @@ $$;
 comment on function df._document(text) is 'JSON text as jsonb, other text as a JSON string';
 
 -- The records in the projections of turns, the last one of every node, as one array of
--- {"instance", "node", "status", "stamp", "result", "source", "error"}. A projection is a record, an
+-- {"instance", "node", "status", "stamp", "result", "source", "error", "details"}. A projection is a record, an
 -- array of them, or a JSON string that holds either.
 create function df._node_records(p_engine_ids text[], p_projections text[]) returns jsonb
 language plpgsql stable
@@ -3421,7 +3529,7 @@ begin
         select jsonb_agg(jsonb_build_object(
             'instance', l.instance, 'node', l.record -> 'node', 'status', l.record -> 'status',
             'stamp', l.record -> 'stamp', 'result', l.record -> 'result', 'source', l.record -> 'result_from',
-            'error', l.record -> 'error'
+            'error', l.record -> 'error', 'details', l.record -> 'details'
         ))
         from (
             select distinct on (split_part(t.engine_id, '::', 1), r.record ->> 'node')
@@ -3462,7 +3570,8 @@ begin
     with recursive record as materialized (
         select r.*
         from jsonb_to_recordset(p_records) as r (
-            instance text, node text, status text, stamp text, result text, source text, error jsonb
+            instance text, node text, status text, stamp text, result text, source text, error jsonb,
+            details jsonb
         )
     ),
     chain (instance, node, source) as (
@@ -3488,6 +3597,7 @@ begin
         end,
         error = case when r.status = 'failed' then coalesce(r.error ->> 'message', r.result) end,
         status_details = coalesce(jsonb_build_object('execution_id', r.stamp), '{}')
+            || case when jsonb_typeof(r.details) = 'object' then r.details else '{}' end
             || case when r.status = 'failed' and jsonb_typeof(r.error) = 'object'
                 then jsonb_build_object('error', r.error) else '{}' end,
         updated_at = clock_timestamp()
@@ -3617,7 +3727,8 @@ $$;
 comment on function df._project_v1(text[], bigint[], text[], text[], text[], text[], boolean) is 'The commit hook of the worker';
 
 -- Ends a SQL step inside the step's own transaction: effect, completion and node status are one commit.
--- It is called in the submitter's session. The token is secret and for one step; the completion that the
+-- It is called in the submitter's session, or (identity set_role) in one of the owner of df, who is the
+-- current_user here. The token is secret and for one step; the completion that the
 -- submitter could forge with it is one that his SQL could have produced.
 --
 -- The lock on the instance makes a request to cancel and this commit take turns, so that after a
@@ -3636,7 +3747,7 @@ declare
 begin
     select i.submitted_by, i.status, i.cancelled_in into v_submitted_by, v_status, v_cancelled_in
     from df.instances as i where i.id = v_instance_id for key share;
-    if v_submitted_by is distinct from quote_ident(session_user)::regrole then
+    if v_submitted_by is distinct from quote_ident(session_user)::regrole and session_user <> current_user then
         raise exception 'a step of instance % can be finished only by role %, not by %',
             v_instance_id, v_submitted_by, session_user using errcode = '42501';
     end if;
@@ -3715,7 +3826,7 @@ begin
     foreach v_what in array array[
         'USAGE ON SCHEMA df',
         'SELECT, INSERT (id, label, root_node, submitted_by, database, start_at, idempotency_key) ON df.instances',
-        'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database) ON df.nodes',
+        'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, options) ON df.nodes',
         'SELECT, INSERT, UPDATE, DELETE ON df.vars',
         'INSERT (kind, instance_id, payload) ON df._inbox',
         'SELECT ON df._engine_instances',
@@ -3756,7 +3867,7 @@ begin
         'SELECT ON df._engine_instances',
         'INSERT (kind, instance_id, payload) ON df._inbox',
         'SELECT, INSERT, UPDATE, DELETE ON df.vars',
-        'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database) ON df.nodes',
+        'SELECT, INSERT (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, options) ON df.nodes',
         'SELECT, INSERT (id, label, root_node, submitted_by, database, start_at, idempotency_key) ON df.instances'
     ] loop
         execute format('REVOKE %s FROM %s CASCADE', v_what, v_role);
