@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from duroxide import work
@@ -14,13 +16,12 @@ from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, LeaseLo
 from duroxide.codec import decode_work
 from duroxide.errors import CodecError
 from duroxide.failures import Failure, PoisonedActivity, PoisonFailure, activity_failure
-from duroxide.ids import ActivityToken
+from duroxide.ids import ActivityToken, EventId
 from duroxide.payload import JSON
 from duroxide.providers.base import (
     AbandonActivity,
     CommitCode,
     CommitItem,
-    CommitResult,
     CommitTurn,
     EagerDispatch,
     FinishActivity,
@@ -30,6 +31,7 @@ from duroxide.providers.base import (
 )
 from duroxide.registry import ActivityDef, Registry
 from duroxide.routing import message_of
+from duroxide.runtime.admission import Admission
 from duroxide.runtime.backoff import redelivery_delay_ms
 from duroxide.runtime.builtin import builtin_activities
 from duroxide.runtime.calls import call_activity, failure_of_activity, result_text
@@ -48,10 +50,17 @@ logger = logging.getLogger("duroxide.runtime")
 Completion: TypeAlias = work.ActivityCompletion | work.ActivityFailure
 
 
-class Finish(Protocol):
-    """Records what came of an activity."""
+class Deliver(Protocol):
+    """Offers a completion to the next turn of an instance that is kept in this process.
 
-    async def __call__(self, leased: LeasedActivity, completion: Completion) -> CommitResult: ...
+    Returns:
+        False if it is not kept here. Otherwise `recorded` is called once, with whether a turn has
+        recorded the completion, durably; if not, it has to be sent by message.
+    """
+
+    def __call__(
+        self, leased: LeasedActivity, completion: Completion, recorded: Callable[[bool], None]
+    ) -> bool: ...
 
 
 class Ended(Protocol):
@@ -60,11 +69,34 @@ class Ended(Protocol):
     def __call__(self, leased: LeasedActivity, *, wrote_itself: bool) -> None: ...
 
 
+_UNKNOWN: Mapping[EventId, work.ActivityExecute] = {}
+
 INTERRUPT_S = 1.0  # for code to end once it was cancelled
 
 
+@dataclass(slots=True, eq=False)
+class _Delivery:
+    """An activity in hand that this process can run."""
+
+    leased: LeasedActivity
+    definition: ActivityDef[..., Any]
+    context: ActivityContext
+    text: str  # its input
+    variables: contextvars.Context  # in which the code and its observers run
+    task: asyncio.Task[Any] | None = None
+    began: float = 0.0  # by the loop's clock
+    is_concluded: bool = False
+
+    def renewed(self, expires_at_ms: int) -> None:
+        self.context.expires_at_ms = expires_at_ms
+
+
 class ActivityDispatcher:
-    """Runs activities: those that the store gives, and those that this process's turns have added."""
+    """Runs activities: those that the store gives, and those that this process's turns have added.
+
+    The code of an activity is one task; what comes before and after it is callbacks, because a busy
+    process runs thousands of short activities a second.
+    """
 
     def __init__(
         self,
@@ -80,7 +112,7 @@ class ActivityDispatcher:
         observer: Observer,
         sessions: SessionKeeper,
         heartbeats: Heartbeats,
-        finish: Finish,
+        deliver: Deliver,
         ended: Ended,
         draw: random.Random | None = None,
     ) -> None:
@@ -93,17 +125,19 @@ class ActivityDispatcher:
         self._clock = clock
         self._threads = threads
         self._observer = observer
+        self._hears_beginnings = observer.hears("activity_started")
         self._sessions = sessions
         self._heartbeats = heartbeats
-        self._finish = finish
+        self._deliver = deliver
         self._builtin = builtin_activities(provider)
         self._tell_ended = ended
         self._slots = Slots(options.activity_slots)
-        self._running = asyncio.Semaphore(options.activity_slots)
-        self._per_activity: dict[str, asyncio.Semaphore] = {}
+        self._admission = Admission(options.activity_slots)
+        self._running: set[asyncio.Task[Any]] = set()
         self._in_hand: dict[ActivityToken, LeasedActivity] = {}
         self._stray: set[asyncio.Task[Any]] = set()
         self._is_draining = False
+        self._is_stopped = False
         self.poller = Poller(
             "poll_activities",
             self._poll,
@@ -140,13 +174,21 @@ class ActivityDispatcher:
         self.accept(answer.activities)
         return len(answer.activities)
 
-    def accept(self, activities: Iterable[LeasedActivity]) -> None:
-        """Run what was leased to this process."""
+    def accept(
+        self,
+        activities: Iterable[LeasedActivity],
+        known: Mapping[EventId, work.ActivityExecute] = _UNKNOWN,
+    ) -> None:
+        """Run what was leased to this process.
+
+        Args:
+            known: what the bodies say, of activities that a turn of this process has just added.
+        """
         for leased in activities:
             self._in_hand[leased.token] = leased
+            self._slots.take()
             self._sessions.began(leased)
-            name = f"activity {leased.instance_id}#{leased.activity_id}"
-            self._slots.spawn(self._process(leased), name)
+            self._receive(leased, known.get(leased.activity_id))
 
     def cancelled(self, turn: CommitTurn) -> None:
         """A turn has given activities up: those that run here hear of it before their next renewal."""
@@ -172,6 +214,15 @@ class ActivityDispatcher:
     async def stop(self) -> list[CommitItem]:
         """Cancel what still runs; returns what gives it back to the store."""
         self.begin_nothing_new()
+        self._is_stopped = True
+        running = tuple(self._running)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=INTERRUPT_S)
+        for task in running:
+            if not task.done():
+                self._leave_behind(task)
         await self._slots.cancel()
         back: list[CommitItem] = [
             AbandonActivity(token=token, count_attempt=False) for token in self._in_hand
@@ -181,110 +232,152 @@ class ActivityDispatcher:
         return back
 
     def _let_go(self, token: ActivityToken) -> None:
-        leased = self._in_hand.pop(token, None)
         self._leases.release(token)
+        leased = self._in_hand.pop(token, None)
         if leased is not None:
+            self._slots.give()
             self._sessions.ended(leased)
 
     # One activity.
 
-    async def _process(self, leased: LeasedActivity) -> None:
+    def _receive(self, leased: LeasedActivity, execute: work.WorkItem | None) -> None:
         try:
-            execute = decode_work(leased.body)
+            if execute is None:
+                execute = decode_work(leased.body)
             if not isinstance(execute, work.ActivityExecute):
                 raise CodecError("the activity queue holds what is not an activity")
         except CodecError as error:
-            return await self._leave_to_others(leased, "unreadable", str(error))
+            return self._beside(leased, self._leave_to_others(leased, "unreadable", str(error)))
+        name = execute.name
         if leased.attempt_count > self._options.attempts:
-            return await self._poison(leased, execute.name)
-        definition = self._builtin.get(execute.name) or self._registry.activity(execute.name)
+            return self._beside(leased, self._poison(leased, name))
+        definition = self._builtin.get(name) or self._registry.activity(name)
         if definition is None:
-            return await self._leave_to_others(leased, execute.name, "it is not registered here")
+            why = "it is not registered here"
+            return self._beside(leased, self._leave_to_others(leased, name, why))
         beat = self._heartbeats.of(leased.token)
         context = _context(leased, execute, self._worker_id, beat)
+        delivery = _Delivery(leased, definition, context, execute.input, contextvars.copy_context())
+        self._leases.hold(
+            leased.token, leased.expires_at_ms, lambda: self._lose(delivery), delivery.renewed
+        )
+        return self._admission.enter(name, definition.max_concurrency, lambda: self._run(delivery))
 
-        def renewed(expires_at_ms: int) -> None:
-            context.expires_at_ms = expires_at_ms
+    def _beside(self, leased: LeasedActivity, ending: Coroutine[Any, Any, None]) -> None:
+        """End an activity in hand by something that has to wait."""
+        name = f"activity {leased.instance_id}#{leased.activity_id}"
+        task = self._slots.spawn_beside(ending, name)
+        task.add_done_callback(lambda task: self._drop_if_broken(leased.token, task))
 
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def _drop_if_broken(self, token: ActivityToken, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._let_go(token)
 
-        def lose() -> None:
-            context.cancel()
-            _settle(over)
-
-        self._leases.hold(leased.token, leased.expires_at_ms, lose, renewed)
-        async with self._limit(definition), self._running:
-            if self._is_draining:
-                return await self._hand_back(leased, definition.name)
-            await self._run(leased, definition, context, execute.input, over)
-        return None
-
-    def _limit(self, definition: ActivityDef[..., Any]) -> asyncio.Semaphore:
-        limit = self._per_activity.get(definition.name)
-        if limit is None:
-            limit = asyncio.Semaphore(definition.max_concurrency or self._options.activity_slots)
-            self._per_activity[definition.name] = limit
-        return limit
-
-    async def _run(
-        self,
-        leased: LeasedActivity,
-        definition: ActivityDef[..., Any],
-        context: ActivityContext,
-        text: str,
-        over: asyncio.Future[None],
-    ) -> None:
-        if context.is_cancelled():
-            return self._ended(leased, definition.name, "lost", 0.0)
-        self._observer.activity_started(_record_of(leased, definition.name, "started", 0.0))
+    def _run(self, delivery: _Delivery) -> None:
+        """It has been let through: begin, unless it came too late."""
+        leased, definition = delivery.leased, delivery.definition
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        if self._is_draining:
+            delivery.is_concluded = True
+            self._admission.leave(definition.name, definition.max_concurrency)
+            return self._beside(leased, self._hand_back(leased, definition.name))
+        delivery.began = loop.time()
+        if delivery.context.is_cancelled():
+            loop.call_soon(self._conclude, delivery, "lost", None)  # not within another's end
+            return None
+        if self._hears_beginnings:
+            record = _record_of(leased, definition.name, "started", 0.0)
+            delivery.variables.run(self._observer.activity_started, record)
+        call = call_activity(definition, delivery.context, delivery.text, self._threads)
         name = f"call of {definition.name} {leased.instance_id}#{leased.activity_id}"
-        call = loop.create_task(call_activity(definition, context, text, self._threads), name=name)
-        try:
-            await self._wait(call, over)
-        finally:
-            await self._interrupt(call)
-        seconds = loop.time() - started
-        outcome, completion = self._outcome(leased, definition, context, call)
-        if completion is not None and not await self._record(leased, completion):
-            outcome = "lost"
-        self._ended(leased, definition.name, outcome, seconds, is_recorded=completion is not None)
+        delivery.task = loop.create_task(call, name=name, context=delivery.variables)
+        self._running.add(delivery.task)
+        delivery.task.add_done_callback(lambda task: self._called(delivery, task))
         return None
 
-    async def _record(self, leased: LeasedActivity, completion: Completion) -> bool:
-        """Write what came of the activity; false if nobody wants it any more."""
-        self._heartbeats.forget(leased.token)
-        self._leases.ending(leased.token)
-        result = await self._finish(leased, completion)
+    def _lose(self, delivery: _Delivery) -> None:
+        """Nobody waits for it any more: say so, and interrupt it after the grace period."""
+        delivery.context.cancel()
+        grace_s = self._options.cancellation_grace_ms / 1000
+        asyncio.get_running_loop().call_later(grace_s, self._interrupt, delivery)
+
+    def _interrupt(self, delivery: _Delivery) -> None:
+        if delivery.task is not None and not delivery.task.done():
+            delivery.task.cancel()
+            loop = asyncio.get_running_loop()
+            loop.call_later(INTERRUPT_S, self._give_up, delivery, delivery.task)
+
+    def _give_up(self, delivery: _Delivery, task: asyncio.Task[Any]) -> None:
+        """Code that refuses to end is left behind, and said so."""
+        if not task.done() and not self._is_stopped:
+            self._leave_behind(task)
+            self._conclude(delivery, "cancelled", None)
+
+    def _leave_behind(self, task: asyncio.Task[Any]) -> None:
+        logger.warning("%s ignores its cancellation", task.get_name())
+        self._running.discard(task)
+        self._stray.add(task)
+        task.add_done_callback(self._stray.discard)
+
+    def _called(self, delivery: _Delivery, task: asyncio.Task[Any]) -> None:
+        """The code has ended, one way or another."""
+        self._running.discard(task)
+        if self._is_stopped or delivery.is_concluded:
+            if not task.cancelled():
+                task.exception()  # seen: nobody asks for it
+            return None
+        outcome, completion = self._outcome(
+            delivery.leased, delivery.definition, delivery.context, task
+        )
+        if completion is None:
+            return self._conclude(delivery, outcome, None)
+        self._heartbeats.forget(delivery.leased.token)
+        self._leases.ending(delivery.leased.token)
+        seconds = task.get_loop().time() - delivery.began
+
+        def recorded(is_recorded: bool) -> None:
+            if is_recorded:
+                self._conclude(delivery, outcome, seconds)
+            elif not self._is_stopped:
+                by_message = self._finish_by_message(delivery, completion, outcome, seconds)
+                self._beside(delivery.leased, by_message)
+
+        if not self._deliver(delivery.leased, completion, recorded):
+            recorded(False)
+        return None
+
+    async def _finish_by_message(
+        self, delivery: _Delivery, completion: Completion, outcome: str, seconds: float
+    ) -> None:
+        """Write what came of the activity; it was lost if nobody wants it any more."""
+        leased = delivery.leased
+        result = await self._flusher.commit(finish_item(leased, completion))
         if result.code is CommitCode.REFUSED:
             refusal = activity_failure(f"the result can't be stored: {result.error}")
-            item = finish_item(leased, _failure(leased, refusal))
-            result = await self._flusher.commit(item)
-        return result.ok
+            result = await self._flusher.commit(finish_item(leased, _failure(leased, refusal)))
+        self._conclude(delivery, outcome if result.ok else "lost", seconds)
 
-    async def _wait(self, call: asyncio.Task[Any], over: asyncio.Future[None]) -> None:
-        """Wait for the call; once the lease is lost, only for as long as the grace period.
+    def _conclude(self, delivery: _Delivery, outcome: str, recorded_s: float | None) -> None:
+        """It has ended.
 
         Args:
-            over: settled by the loss of the lease, and by the end of the call. `asyncio.wait` for
-                two things takes several times as long, and this happens once an activity.
+            recorded_s: how long the code ran whose completion was offered to the store; None if
+                there is nothing to record.
         """
-        call.add_done_callback(lambda _: _settle(over))
-        await over
-        if not call.done():
-            await asyncio.wait((call,), timeout=self._options.cancellation_grace_ms / 1000)
-
-    async def _interrupt(self, call: asyncio.Task[Any]) -> None:
-        """End a call that still runs; code that refuses to end is left behind, and said so."""
-        if call.done():
-            return
-        call.cancel()
-        await asyncio.wait((call,), timeout=INTERRUPT_S)
-        if not call.done():
-            logger.warning("%s ignores its cancellation", call.get_name())
-            self._stray.add(call)
-            call.add_done_callback(self._stray.discard)
+        delivery.is_concluded = True
+        definition = delivery.definition
+        self._admission.leave(definition.name, definition.max_concurrency)
+        seconds = recorded_s
+        if seconds is None:
+            seconds = asyncio.get_running_loop().time() - delivery.began
+        delivery.variables.run(
+            self._ended,
+            delivery.leased,
+            definition.name,
+            outcome,
+            seconds,
+            is_recorded=recorded_s is not None,
+        )
 
     def _outcome(
         self,
@@ -293,14 +386,12 @@ class ActivityDispatcher:
         context: ActivityContext,
         call: asyncio.Task[Any],
     ) -> tuple[str, Completion | None]:
-        """What to call it, and what to record.
+        """What to call the end of a call, and what to record.
 
         The result of a call that ended within its grace period is offered to the store all the
         same: only the store knows whether it is still wanted.
         """
         error: BaseException | None
-        if not call.done():
-            return "cancelled", None
         if call.cancelled():
             if context.is_cancelled():
                 return "cancelled", None
@@ -376,11 +467,6 @@ class ActivityDispatcher:
         if not is_recorded:
             self._tell_ended(leased, wrote_itself=outcome == "finished")
         self._observer.activity_ended(_record_of(leased, name, outcome, seconds))
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _record_of(leased: LeasedActivity, name: str, outcome: str, seconds: float) -> ActivityRecord:

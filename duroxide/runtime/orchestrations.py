@@ -23,7 +23,7 @@ from duroxide.providers.base import (
     Provider,
 )
 from duroxide.registry import Registry
-from duroxide.runtime.activities import ActivityDispatcher, finish_item
+from duroxide.runtime.activities import ActivityDispatcher
 from duroxide.runtime.cache import Live, LiveCache
 from duroxide.runtime.flusher import Flusher
 from duroxide.runtime.inbox import read_inbox
@@ -51,8 +51,6 @@ logger = logging.getLogger("duroxide.runtime")
 
 REFRESH_S = 0.05  # until a waiting poll is told of instances that were kept meanwhile
 COMMIT_END_S = 1.0  # for commits under way when the process stops: they may lease activities to it
-
-_APPLIED = CommitResult(code=CommitCode.APPLIED)
 
 
 class OrchestrationDispatcher:
@@ -241,12 +239,12 @@ class OrchestrationDispatcher:
         if is_written and isinstance(item, CommitTurn):
             self._tell(item)
         if is_written and keeps and is_ours and live is not None:
-            self._keep(leased, live, waited_for, answer, resident)
+            self._keep(leased, live, waited_for, answer, resident, decision)
         else:
             if resident is not None:
                 self._residents.leave(resident)
             self._let_go(leased.token)
-            self._activities.accept(answer.activities)
+            self._activities.accept(answer.activities, _added_by(decision))
             if is_written and is_ours and live is not None and not live.run.ended:
                 self._cache.keep(live)
             else:
@@ -283,6 +281,7 @@ class OrchestrationDispatcher:
         waited_for: dict[ActivityToken, EventId],
         answer: CommitResult,
         resident: Resident | None,
+        decision: Decision,
     ) -> None:
         kept = resident or Resident(
             instance_id=leased.instance_id, token=leased.token, live=live, activities={}
@@ -292,7 +291,7 @@ class OrchestrationDispatcher:
         expires_at_ms = self._clock.now_ms() + self._leases.lease_ms
         self._leases.hold(kept.token, expires_at_ms, lambda: self._lost(kept))
         self._residents.settle(kept)
-        self._activities.accept(answer.activities)
+        self._activities.accept(answer.activities, _added_by(decision))
         if self._refresh is None:
             loop = asyncio.get_running_loop()
             self._refresh = loop.call_later(REFRESH_S, self._ask_for_residents)
@@ -352,16 +351,14 @@ class OrchestrationDispatcher:
         if not resident.is_busy:
             resident.live.run.park()
 
-    async def finish(
+    def deliver(
         self,
         leased: LeasedActivity,
         completion: work.ActivityCompletion | work.ActivityFailure,
-    ) -> CommitResult:
-        """Record what came of an activity: in the next turn of a resident, or by message."""
-        recorded = self._residents.deliver(leased, completion)
-        if recorded is not None and await recorded:
-            return _APPLIED
-        return await self._flusher.commit(finish_item(leased, completion))
+        recorded: Callable[[bool], None],
+    ) -> bool:
+        """Give what came of an activity to the next turn of its instance, if that is kept here."""
+        return self._residents.deliver(leased, completion, recorded)
 
     def activity_ended(self, leased: LeasedActivity, *, wrote_itself: bool) -> None:
         """It has nothing to record: it was lost, cancelled, left to others, or wrote it itself."""
@@ -397,10 +394,14 @@ class OrchestrationDispatcher:
         )
 
 
+def _added_by(decision: Decision) -> dict[EventId, work.ActivityExecute]:
+    added = () if decision.result is None else decision.result.activities
+    return {execute.id: execute for execute in added}
+
+
 def _answer(arrivals: Sequence[Arrival], *, is_recorded: bool) -> None:
     for arrival in arrivals:
-        if arrival.is_recorded is not None and not arrival.is_recorded.done():
-            arrival.is_recorded.set_result(is_recorded)
+        arrival.answer(is_recorded=is_recorded)
 
 
 def _park(live: Live | None) -> None:

@@ -28,7 +28,13 @@ class Arrival:
     item: work.Inbound
     message_id: MessageId | None = None
     activity: tuple[EventId, ActivityToken] | None = None
-    is_recorded: asyncio.Future[bool] | None = None  # of an activity: false sends it by message
+    recorded: Callable[[bool], None] | None = None  # of an activity: false sends it by message
+
+    def answer(self, *, is_recorded: bool) -> None:
+        """Say, once, whether a turn has recorded it."""
+        recorded, self.recorded = self.recorded, None
+        if recorded is not None:
+            recorded(is_recorded)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -95,30 +101,31 @@ class Residents:
         resident.is_gone = True
         if self._residents.get(resident.instance_id) is resident:
             del self._residents[resident.instance_id]
-        for arrival in resident.arrivals:
-            if arrival.is_recorded is not None and not arrival.is_recorded.done():
-                arrival.is_recorded.set_result(False)
-        resident.arrivals.clear()
+        left, resident.arrivals = resident.arrivals, []
+        for arrival in left:
+            arrival.answer(is_recorded=False)
 
     # What arrives.
 
     def deliver(
-        self, leased: LeasedActivity, item: work.ActivityCompletion | work.ActivityFailure
-    ) -> asyncio.Future[bool] | None:
-        """Hand over what came of an activity; None if its instance is not kept here.
+        self,
+        leased: LeasedActivity,
+        item: work.ActivityCompletion | work.ActivityFailure,
+        recorded: Callable[[bool], None],
+    ) -> bool:
+        """Hand over what came of an activity; false if its instance is not kept here.
 
-        Returns:
-            Whether a turn has recorded it, durably. If not, it has to be sent by message.
+        Args:
+            recorded: told whether a turn has recorded it, durably. If not, it has to be sent by message.
         """
         resident = self._residents.get(leased.instance_id)
         if resident is None or leased.token not in resident.activities:
-            return None
-        is_recorded: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            return False
         resident.arrivals.append(
-            Arrival(item=item, activity=(leased.activity_id, leased.token), is_recorded=is_recorded)
+            Arrival(item=item, activity=(leased.activity_id, leased.token), recorded=recorded)
         )
         self._look(resident)
-        return is_recorded
+        return True
 
     def deliver_messages(self, resident: Resident, leased: LeasedTurn, inbox: Inbox) -> None:
         """Hand over what a poll brought under the kept lease."""

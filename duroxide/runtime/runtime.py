@@ -17,7 +17,6 @@ from duroxide.errors import ProviderError
 from duroxide.ids import ActivityToken, TurnToken
 from duroxide.providers.base import (
     CommitItem,
-    CommitResult,
     EagerDispatch,
     LeasedActivity,
     Provider,
@@ -142,7 +141,7 @@ class AsyncRuntime:
             observer=observer,
             sessions=sessions,
             heartbeats=self._heartbeats,
-            finish=self._finish,
+            deliver=self._deliver,
             ended=self._ended,
             draw=self._draw,
         )
@@ -187,8 +186,10 @@ class AsyncRuntime:
             return None
         return self._activities.offer()
 
-    async def _finish(self, leased: LeasedActivity, completion: Completion) -> CommitResult:
-        return await self._orchestrations.finish(leased, completion)
+    def _deliver(
+        self, leased: LeasedActivity, completion: Completion, recorded: Callable[[bool], None]
+    ) -> bool:
+        return self._orchestrations.deliver(leased, completion, recorded)
 
     def _ended(self, leased: LeasedActivity, *, wrote_itself: bool) -> None:
         self._orchestrations.activity_ended(leased, wrote_itself=wrote_itself)

@@ -8,29 +8,47 @@ from typing import Any
 
 
 class Slots:
-    """Owns the tasks of one kind of work.
+    """Counts what is under way of one kind of work, and owns its tasks.
 
-    More tasks than slots may be under way for a moment (the store gave work in two answers at once);
-    then there is no room until enough of them have ended.
+    More may be under way than there are slots for a moment (the store gave work in two answers at
+    once); then there is no room until enough of it has ended.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self._taken = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     @property
     def free(self) -> int:
-        return max(self.count - len(self._tasks), 0)
+        return max(self.count - self._taken, 0)
+
+    def take(self) -> None:
+        """Something begins that is not a task of these slots; `give` ends it."""
+        self._taken += 1
+
+    def give(self) -> None:
+        self._taken -= 1
+        self._changed.set()
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Begin a task that takes a slot until it ends."""
+        self.take()
+        self.spawn_beside(work, name).add_done_callback(self._ended)
+
+    def spawn_beside(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Begin a task for something that has its slot already."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._forget)
+        return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        self.give()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._changed.set()
         if not task.cancelled() and task.exception() is not None:
             task.get_loop().call_exception_handler(
                 {
@@ -49,11 +67,13 @@ class Slots:
 
     async def idle(self) -> None:
         """Wait until nothing is under way."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._taken:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def cancel(self) -> None:
-        """Cancel everything and wait until it has ended."""
-        for task in self._tasks:
-            task.cancel()
-        await self.idle()
+        """Cancel all tasks and wait until they have ended."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)

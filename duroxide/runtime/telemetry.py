@@ -56,6 +56,10 @@ class ActivityRecord:
 class Observer:
     """Does nothing; a subclass overrides what it is interested in."""
 
+    def hears(self, hook: str) -> bool:
+        """Whether calling the hook of this name does anything."""
+        return getattr(type(self), hook) is not getattr(Observer, hook)
+
     def turn_committed(self, record: TurnRecord) -> None: ...
 
     def turn_refused(self, instance_id: InstanceId, reason: str) -> None:
@@ -80,6 +84,9 @@ class Observers(Observer):
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
+
+    def hears(self, hook: str) -> bool:
+        return any(observer.hears(hook) for observer in self._observers)
 
     def _tell(self, name: str, *args: Any) -> None:
         for observer in self._observers:
@@ -146,6 +153,8 @@ class LoggingObserver(Observer):
         level = logging.DEBUG if record.outcome == "success" else logging.INFO
         if record.outcome in ("unregistered", "poisoned"):
             level = logging.WARNING
+        if not logger.isEnabledFor(level):
+            return
         logger.log(
             level,
             "activity %s#%s of %s: %s",
