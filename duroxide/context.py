@@ -575,6 +575,10 @@ class OrchestrationContext(SdkMethods):
 
     @property
     def _is_generator(self) -> bool:
+        """Whether the code that asks yields what it wants; decided by task, since styles mix."""
+        task = None if self._journal is None else self._journal.executor.current
+        if task is not None:
+            return task.yields
         return self._definition is None or self._definition.style is not Style.NATIVE
 
 

@@ -38,12 +38,20 @@ def launch(
 
 async def _run(definition: OrchestrationDef[..., Any], ctx: OrchestrationContext, text: str) -> str:
     args, kwargs = definition.decode_input(text)
+    _this_task_yields(ctx, definition.style is not Style.NATIVE)
     result = definition.fn(ctx, *args, **kwargs)
     if isinstance(result, Generator):  # also that of a plain function around a generator
         result = await drive(ctx, result)
     elif definition.style is Style.NATIVE:
         result = await result
     return definition.encode_output(result)
+
+
+def _this_task_yields(ctx: OrchestrationContext, yields: bool) -> None:
+    """Say how the task that runs is written; coroutines and generators may call each other."""
+    task = ctx.journal.executor.current
+    assert task is not None
+    task.yields = yields
 
 
 # Generators.
@@ -55,6 +63,7 @@ async def drive(ctx: OrchestrationContext, steps: Steps) -> Any:
     Failures are thrown in as plain `Exception`s with the failure's text, as the official SDK does.
     """
     journal = ctx.journal
+    _this_task_yields(ctx, True)
     resume: Callable[[], Any] = lambda: next(steps)  # noqa: E731
     try:
         while True:

@@ -39,7 +39,15 @@ class ContinueAsNewRequested(OrchestrationAbort):
 class Task(DurableFuture[T]):
     """A coroutine that runs beside others; settles with what the coroutine returns or raises."""
 
-    __slots__ = ("_executor", "_interrupts", "_queued", "_running", "_waiting_on", "coroutine")
+    __slots__ = (
+        "_executor",
+        "_interrupts",
+        "_queued",
+        "_running",
+        "_waiting_on",
+        "coroutine",
+        "yields",
+    )
 
     def __init__(self, executor: Executor, coroutine: Coroutine[Any, Any, T]) -> None:
         super().__init__(executor)
@@ -49,6 +57,7 @@ class Task(DurableFuture[T]):
         self._interrupts: list[BaseException] = []
         self._queued = False
         self._running = False
+        self.yields = False  # a generator's: what it asks for is scheduled when it is yielded
 
     def cancel(self) -> bool:
         """Throw `Cancelled` into the coroutine where it waits; its `finally` blocks may do more.

@@ -283,6 +283,43 @@ def test_the_same_methods_can_be_awaited_in_a_coroutine() -> None:
     run.assert_replays()
 
 
+async def coroutine_beside(ctx: OrchestrationContext, n: int) -> Any:
+    """Written as a coroutine, whoever runs it: every call is made at once."""
+    unawaited = ctx.schedule_activity("ok", "at once")
+    await ctx.schedule_timer(0)
+    async with ctx.timeout(60):
+        if n < 2:
+            ctx.continue_as_new(n + 1)
+    return await unawaited
+
+
+def generator_beside(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+    """Written as a generator, whoever runs it: nothing happens before the yield."""
+    ctx.schedule_activity("ok", "never")
+    return (yield ctx.schedule_activity("ok", "yielded"))
+
+
+def generator_around(ctx: OrchestrationContext, n: int) -> Generator[Any, Any, Any]:
+    ctx.schedule_activity("ok", "never")
+    found = yield ctx.spawn(coroutine_beside(ctx, n))
+    ctx.schedule_activity("ok", "never")
+    return [found, (yield from generator_beside(ctx))]
+
+
+async def coroutine_around(ctx: OrchestrationContext, n: int) -> Any:
+    found = await ctx.spawn(coroutine_beside(ctx, n))
+    return [found, await ctx.run(generator_beside(ctx))]
+
+
+@pytest.mark.parametrize("code", [generator_around, coroutine_around])
+def test_a_helper_keeps_its_own_style_in_an_orchestration_of_the_other(code: Code) -> None:
+    world, run = play(code, 0)
+    assert run.output == ["at once", "yielded"]
+    assert len(run.executions) == 3
+    assert {value for _, value in world.calls} == {"at once", "yielded"}
+    run.assert_replays()
+
+
 def test_parse_result_unwraps_and_raises() -> None:
     assert parse_result([{"ok": 1}, {"err": "x"}, 3]) == [1, {"err": "x"}, 3]
     assert parse_result({"ok": 2}) == 2
