@@ -41,7 +41,7 @@ from duroxide_pg.connections import HotConnection
 from duroxide_pg.hints import Hint
 from duroxide_pg.lanes import CommitLane
 from duroxide_pg.queries import statements
-from duroxide_pg.rows import TurnRow, split_events, to_activity, to_status
+from duroxide_pg.rows import TurnRow, UnreadableHistory, split_events, to_activity, to_status
 from duroxide_pg.sweeping import sweep_regularly
 from duroxide_pg.tokens import nonces, process_name, split_activity_token, split_turn_token
 from duroxide_pg.waiting import Waiting
@@ -474,7 +474,10 @@ class PostgresProvider(PostgresAdmin):
             self._sql["read_history"],
             {"instance_id": instance_id, "execution_id": execution_id},
         )
-        return tuple(event for _, _, text in rows for event in split_events(text))
+        try:
+            return tuple(event for _, _, text in rows for event in split_events(text))
+        except UnreadableHistory as error:
+            raise ProviderError("read_history", f"{instance_id!r}: {error}", False) from error
 
     async def read_key_values(self, instance_id: InstanceId) -> Mapping[str, KeyValue]:
         rows = await self._reads.call(

@@ -980,19 +980,6 @@ begin
               from added where added.lock_token is not null;
         end if;
 
-        if cardinality(n_instance) > 0 then
-            perform {schema}._cancel_activities_v1(n_instance, n_execution, n_activity)
-              where v_all;
-            if not v_all then
-                perform {schema}._cancel_activities_v1(
-                    array_agg(n.instance_id), array_agg(n.execution_id), array_agg(n.activity_id))
-                   from unnest(n_instance, n_execution, n_activity)
-                        as n (instance_id, execution_id, activity_id)
-                  where n.instance_id = any (v_ok)
-                 having count(*) > 0;
-            end if;
-        end if;
-
         if cardinality(r_instance) > 0 then
             delete from {schema}.orchestrator_queue as q
              where q.ctid = any (array(
@@ -1060,6 +1047,21 @@ begin
            and (v_all or f.turn is null or f.turn = any (v_ok));
         if v_rows <> v_expected then
             raise exception 'an activity''s lease changed hands' using errcode = '40001';
+        end if;
+    end if;
+
+    -- After those that ended: one that ends in the batch that gives it up has ended, and is no loss
+    -- that sending the batch again could mend.
+    if cardinality(n_instance) > 0 and cardinality(v_ok) > 0 then
+        perform {schema}._cancel_activities_v1(n_instance, n_execution, n_activity)
+          where v_all;
+        if not v_all then
+            perform {schema}._cancel_activities_v1(
+                array_agg(n.instance_id), array_agg(n.execution_id), array_agg(n.activity_id))
+               from unnest(n_instance, n_execution, n_activity)
+                    as n (instance_id, execution_id, activity_id)
+              where n.instance_id = any (v_ok)
+             having count(*) > 0;
         end if;
     end if;
 
