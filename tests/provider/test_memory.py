@@ -6,8 +6,9 @@ from duroxide.providers.base import Provider
 from duroxide.providers.memory import MemoryProvider
 from duroxide.testing.clocks import ManualClock
 from duroxide.testing.provider_suite import ProviderSuite
+from tests.provider.damage import DamagedMemory
 
 
-class TestMemoryProvider(ProviderSuite):
+class TestMemoryProvider(DamagedMemory, ProviderSuite):
     async def new_provider(self, clock: ManualClock) -> Provider:
         return MemoryProvider(clock)

@@ -15,12 +15,13 @@ from duroxide.testing.provider_suite import ProviderSuite
 from duroxide_pg import migrate, sweeping
 from duroxide_pg.provider import PostgresProvider
 from tests.fixtures.postgres import Database
+from tests.provider.damage import DamagedPostgres
 from tests.provider.postgres_store import empty, installed_dsn
 
 __all__ = ["installed_dsn"]
 
 
-class TestPostgresProvider(ProviderSuite):
+class TestPostgresProvider(DamagedPostgres, ProviderSuite):
     @pytest.fixture(autouse=True)
     def _store_is_empty(self, installed_dsn: str) -> None:
         empty(installed_dsn)

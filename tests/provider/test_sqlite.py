@@ -16,9 +16,10 @@ from duroxide.providers.sqlite import SqliteProvider
 from duroxide.providers.wakeup import ChangeFeed
 from duroxide.testing.clocks import ManualClock
 from duroxide.testing.provider_suite import ProviderSuite
+from tests.provider.damage import DamagedSqlite
 
 
-class TestSqliteFile(ProviderSuite):
+class TestSqliteFile(DamagedSqlite, ProviderSuite):
     @pytest.fixture(autouse=True)
     def folder(self, tmp_path: Path) -> None:
         self.path = tmp_path / "folder" / "store.db"
@@ -29,7 +30,7 @@ class TestSqliteFile(ProviderSuite):
         return provider
 
 
-class TestSqliteInMemory(ProviderSuite):
+class TestSqliteInMemory(DamagedSqlite, ProviderSuite):
     async def new_provider(self, clock: ManualClock) -> Provider:
         provider = SqliteProvider(None, clock=clock)
         await provider.start()

@@ -10,7 +10,9 @@ A provider keeps the contract if it passes all groups. In a test module:
 by that clock: the suite moves the clock instead of sleeping. Needs pytest and pytest-asyncio.
 
 A check named `test_` and a phrase that is no sentence has the name by which the reference catalogue
-of duroxide providers knows it.
+of duroxide providers knows it; `catalogue` lists them all, and `confirms` marks those with other names.
+Two hooks that a subclass may override, `corrupt_history` and `failing_reads`, let the suite look at
+what a store does when its own storage is damaged; checks that need one are skipped without it.
 """
 
 from duroxide.testing.provider_suite.admin import (
@@ -31,14 +33,18 @@ from duroxide.testing.provider_suite.capabilities import (
     HistorySuffixSuite,
     StickyLeaseSuite,
 )
+from duroxide.testing.provider_suite.catalogue import confirmed_by, confirms
+from duroxide.testing.provider_suite.corruption import CorruptionSuite
 from duroxide.testing.provider_suite.creation import CreationSuite
 from duroxide.testing.provider_suite.driver import LEASE_MS, StoreDriver, SuiteBase
+from duroxide.testing.provider_suite.equivalence import EquivalenceSuite
 from duroxide.testing.provider_suite.executions import ExecutionSuite
 from duroxide.testing.provider_suite.keyvalues import KeyValueSuite
 from duroxide.testing.provider_suite.leases import LeaseSuite
 from duroxide.testing.provider_suite.locking import LockingSuite
 from duroxide.testing.provider_suite.polling import PollingSuite
 from duroxide.testing.provider_suite.queues import QueueSuite
+from duroxide.testing.provider_suite.races import RaceSuite
 from duroxide.testing.provider_suite.sessions import SessionSuite
 from duroxide.testing.provider_suite.status import CustomStatusSuite
 from duroxide.testing.provider_suite.tags import TagSuite
@@ -51,10 +57,12 @@ class ProviderSuite(
     BatchSuite,
     BulkDeletionSuite,
     CancellationSuite,
+    CorruptionSuite,
     CreationSuite,
     CustomStatusSuite,
     DeletionSuite,
     EagerDispatchSuite,
+    EquivalenceSuite,
     ExecutionSuite,
     FusedCompletionSuite,
     HeartbeatSuite,
@@ -67,6 +75,7 @@ class ProviderSuite(
     PollingSuite,
     PruneSuite,
     QueueSuite,
+    RaceSuite,
     SessionSuite,
     StickyLeaseSuite,
     TagSuite,
@@ -82,10 +91,12 @@ __all__ = [
     "BatchSuite",
     "BulkDeletionSuite",
     "CancellationSuite",
+    "CorruptionSuite",
     "CreationSuite",
     "CustomStatusSuite",
     "DeletionSuite",
     "EagerDispatchSuite",
+    "EquivalenceSuite",
     "ExecutionSuite",
     "FusedCompletionSuite",
     "HeartbeatSuite",
@@ -99,10 +110,13 @@ __all__ = [
     "ProviderSuite",
     "PruneSuite",
     "QueueSuite",
+    "RaceSuite",
     "SessionSuite",
     "StickyLeaseSuite",
     "StoreDriver",
     "SuiteBase",
     "TagSuite",
     "VersionSuite",
+    "confirmed_by",
+    "confirms",
 ]

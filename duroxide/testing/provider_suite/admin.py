@@ -15,6 +15,7 @@ from duroxide.providers.base import (
     PruneOptions,
 )
 from duroxide.state import ExecutionStatus
+from duroxide.testing.provider_suite.catalogue import confirms
 from duroxide.testing.provider_suite.driver import (
     LEASE_MS,
     StoreDriver,
@@ -190,6 +191,7 @@ class ManagementSuite(SuiteBase):
         await store.lease("i1")
         assert (await store.admin.queue_depths()).orchestrator_queue == 1
 
+    @confirms("queue_depth_is_what_is_ready")
     async def test_queue_depths_tell_timers_from_what_is_ready(self, store: StoreDriver) -> None:
         await store.schedule(activity("i1", 2), activity("i1", 3))
         later_ms = store.now_ms() + 60_000
@@ -370,6 +372,7 @@ class PruneSuite(SuiteBase):
         assert await execution_ids(store, "i1") == [3]
         assert await store.event_ids("i1") == [1, 2]
 
+    @confirms("test_prune_safety")
     async def test_prune_an_unknown_instance(self, store: StoreDriver) -> None:
         with pytest.raises(ProviderError, match="not found"):
             await store.admin.prune_executions("nobody", PruneOptions())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from duroxide.ids import ActivityToken, TurnToken
 from duroxide.providers.base import (
     AbandonActivity,
@@ -15,6 +17,7 @@ from duroxide.providers.base import (
     MessageKind,
 )
 from duroxide.state import ExecutionStatus, SetCustomStatus
+from duroxide.testing.provider_suite.catalogue import confirms
 from duroxide.testing.provider_suite.driver import (
     LEASE_MS,
     StoreDriver,
@@ -87,6 +90,33 @@ class BatchSuite(SuiteBase):
         assert set(await store.statuses("a", "b")) == {"b"}
         assert await store.code(store.turn(a)) is CommitCode.APPLIED
 
+    @pytest.mark.parametrize("finish_first", [True, False])
+    async def test_an_activity_ends_in_the_batch_that_gives_it_up(
+        self, store: StoreDriver, finish_first: bool
+    ) -> None:
+        await store.schedule(activity("i1", 2))
+        leased = await store.lease_activity()
+        await store.send("i1", "give up")
+        cancelling = store.turn(await store.lease("i1"), cancelled_activities=(2,))
+        finishing = FinishActivity(
+            token=leased.token, completion=message("i1", "done", kind=MessageKind.ACTIVITY)
+        )
+        pair: list[CommitItem] = (
+            [finishing, cancelling] if finish_first else [cancelling, finishing]
+        )
+        neighbour = Enqueue(message=message("i2", "start", kind=MessageKind.START))
+        codes = [result.code for result in await store.provider.commit([*pair, neighbour])]
+        assert codes[pair.index(cancelling)] is CommitCode.APPLIED
+        finished = codes[pair.index(finishing)]
+        assert finished in (CommitCode.APPLIED, CommitCode.LEASE_LOST)
+        assert codes[2] is CommitCode.APPLIED
+        store.clock.advance(LEASE_MS)
+        assert await store.poll_activities() == ()
+        arrived = {turn.instance_id: bodies(turn) for turn in await store.poll()}
+        expected = {"i1": ["done"]} if finished is CommitCode.APPLIED else {}
+        assert arrived == {"i2": ["start"], **expected}
+
+    @confirms("repeated_commit_is_recognised")
     async def test_a_turn_that_is_sent_again_was_applied_once(self, store: StoreDriver) -> None:
         await store.start("i1")
         leased = await store.lease("i1")
@@ -169,6 +199,7 @@ class BatchSuite(SuiteBase):
         assert await store.code(store.turn(leased, 1)) is CommitCode.HISTORY_CONFLICT
         assert await store.event_ids("i1") == [1]
 
+    @confirms("test_orphan_queue_messages_dropped")
     async def test_messages_to_an_instance_that_never_was_can_be_consumed(
         self, store: StoreDriver
     ) -> None:

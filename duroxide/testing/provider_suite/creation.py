@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from duroxide.providers.base import MessageKind
 from duroxide.state import ExecutionStatus
+from duroxide.testing.provider_suite.catalogue import confirms
 from duroxide.testing.provider_suite.driver import (
     StoreDriver,
     SuiteBase,
@@ -63,6 +64,7 @@ class CreationSuite(SuiteBase):
         await store.commit_turn(leased, execution_id=2, first_event_id=1, new=new_execution())
         assert (await store.status("child")).parent_instance_id == "parent"
 
+    @confirms("times_are_kept")
     async def test_times_come_from_the_clock_of_the_store(self, store: StoreDriver) -> None:
         began_ms = store.now_ms()
         await store.running("i1")

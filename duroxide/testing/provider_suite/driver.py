@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
 import pytest
@@ -244,6 +245,17 @@ class SuiteBase:
     async def new_provider(self, clock: ManualClock) -> Provider:
         """A fresh, empty, started store that judges time by `clock`."""
         raise NotImplementedError(f"{type(self).__name__} must define new_provider(clock)")
+
+    async def corrupt_history(self, provider: Provider, instance_id: str, text: str) -> None:
+        """Write `text` over the first stored event of the current execution, behind the store's back.
+
+        Optional: without it the checks of unreadable histories are skipped.
+        """
+        pytest.skip(f"{type(self).__name__} does not define corrupt_history")
+
+    def failing_reads(self, provider: Provider) -> AbstractAsyncContextManager[None]:
+        """Within it, the storage fails whenever histories are read. Optional, likewise."""
+        pytest.skip(f"{type(self).__name__} does not define failing_reads")
 
     @pytest_asyncio.fixture
     async def store(self) -> AsyncIterator[StoreDriver]:

@@ -6,6 +6,7 @@ import dataclasses
 
 from duroxide.ids import ActivityToken, TurnToken
 from duroxide.providers.base import CommitCode, LeasedActivity, LeasedTurn
+from duroxide.testing.provider_suite.catalogue import confirms
 from duroxide.testing.provider_suite.driver import (
     LEASE_MS,
     StoreDriver,
@@ -57,6 +58,7 @@ class LeaseSuite(SuiteBase):
         store.clock.advance(1)
         assert bodies(await store.lease("i1")) == ["start"]
 
+    @confirms("abandon_touches_what_was_delivered")
     async def test_abandon_delays_only_what_was_delivered(self, store: StoreDriver) -> None:
         await store.start("i1")
         leased = await store.lease("i1")
@@ -197,9 +199,21 @@ class LeaseSuite(SuiteBase):
         assert await store.finish(old) is CommitCode.LEASE_LOST
         assert await store.finish(new) is CommitCode.APPLIED
 
+    @confirms("clock_going_back_ends_nothing")
     async def test_a_clock_that_goes_back_ends_no_lease(self, store: StoreDriver) -> None:
         await store.start("i1")
         leased = await store.lease("i1")
         store.clock.advance(-60_000)
         assert await store.poll() == ()
         assert await store.code(store.turn(leased)) is CommitCode.APPLIED
+
+    @confirms("clock_going_back_ends_nothing")
+    async def test_a_clock_that_goes_back_loses_no_activity(self, store: StoreDriver) -> None:
+        await store.schedule(activity("i1", 2))
+        leased = await store.lease_activity()
+        store.clock.advance(-60_000)
+        assert await store.poll_activities() == ()
+        assert await renew(store, leased) == frozenset()
+        store.clock.advance(60_000)
+        assert await store.finish(leased) is CommitCode.LEASE_LOST, "renewed in the time set back"
+        assert (await store.lease_activity()).attempt_count == 2

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from duroxide.providers.base import MessageKind
 from duroxide.state import SetCustomStatus
+from duroxide.testing.provider_suite.catalogue import confirms
 from duroxide.testing.provider_suite.driver import (
     LEASE_MS,
     StoreDriver,
@@ -15,6 +17,16 @@ from duroxide.testing.provider_suite.driver import (
 )
 
 SOON_S = 5.0  # far more than a waiting poll needs to notice; a failing one takes as long
+
+
+async def stays_pending(poll: asyncio.Task[Any], store: StoreDriver, for_ms: int) -> None:
+    """Let the time pass of which a poll may not yet tire, in three steps."""
+    for step in (1, for_ms // 2, for_ms - for_ms // 2 - 1):
+        await asyncio.wait((poll,), timeout=0.02)
+        assert not poll.done(), "the poll has not waited as long as it was told"
+        store.clock.advance(step)
+    await asyncio.wait((poll,), timeout=0.02)
+    assert not poll.done(), "the poll has not waited as long as it was told"
 
 
 class PollingSuite(SuiteBase):
@@ -55,12 +67,27 @@ class PollingSuite(SuiteBase):
             leased = await poll
         assert [a.activity_id for a in leased] == [2]
 
+    async def test_long_poll_waits_for_timeout(self, store: StoreDriver) -> None:
+        poll = asyncio.create_task(store.poll(wait_ms=500))
+        await stays_pending(poll, store, 499)
+        store.clock.advance(1)
+        async with asyncio.timeout(SOON_S):
+            assert await poll == ()
+
+    async def test_long_poll_work_item_waits_for_timeout(self, store: StoreDriver) -> None:
+        poll = asyncio.create_task(store.poll_activities(wait_ms=500))
+        await stays_pending(poll, store, 499)
+        store.clock.advance(1)
+        async with asyncio.timeout(SOON_S):
+            assert await poll == ()
+
+    @confirms("test_fetch_respects_timeout_upper_bound")
     async def test_a_waiting_poll_ends_when_its_time_is_over(self, store: StoreDriver) -> None:
         poll = asyncio.create_task(store.poll(wait_ms=500))
         activities = asyncio.create_task(store.poll_activities(wait_ms=500))
         await asyncio.sleep(0.01)
-        store.clock.advance(500)
-        store.provider.wake(turns=True, activities=True)
+        store.clock.advance(300)
+        store.clock.advance(200)
         async with asyncio.timeout(SOON_S):
             assert await poll == ()
             assert await activities == ()

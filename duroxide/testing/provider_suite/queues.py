@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from duroxide.providers.base import CommitCode, MessageKind
+from duroxide.testing.provider_suite.catalogue import confirms
 from duroxide.testing.provider_suite.driver import (
     LEASE_MS,
     StoreDriver,
@@ -132,6 +133,7 @@ class QueueSuite(SuiteBase):
         store.clock.advance(1_000)
         assert (await store.lease_activity()).activity_id == 2
 
+    @confirms("orphans_block_nobody")
     async def test_messages_for_nobody_do_not_block_others(self, store: StoreDriver) -> None:
         kinds = (MessageKind.EVENT, MessageKind.QUEUE, MessageKind.CANCEL, MessageKind.TIMER)
         for number, kind in enumerate(kinds):
@@ -157,6 +159,7 @@ class QueueSuite(SuiteBase):
         await store.send("b", "more")
         assert [turn.instance_id for turn in await store.poll()] == ["b", "a", "c"]
 
+    @confirms("pending_timers_cost_nothing")
     async def test_many_pending_timers_do_not_hide_what_is_due(self, store: StoreDriver) -> None:
         await store.start("sleeper")
         leased = await store.lease("sleeper")

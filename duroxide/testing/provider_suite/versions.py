@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 
 from duroxide.providers.base import MessageKind
+from duroxide.testing.provider_suite.catalogue import confirms
 from duroxide.testing.provider_suite.driver import StoreDriver, SuiteBase, new_execution
 from duroxide.version import SemVer, VersionRange
 
@@ -73,10 +74,17 @@ class VersionSuite(SuiteBase):
         assert await found(store, between("1.0.0", "1.9.99")) == ["1.0.0", "1.9.99"]
         assert await found(store, between("1.0.1", "2.0.0")) == ["1.9.99", "2.0.0"]
 
+    @confirms("all_version_ranges_count")
     async def test_numbers_of_a_thousand_and_more(self, store: StoreDriver) -> None:
         await waiting(store, "1.0.5000", "1.5000.0", "2.0.0")
         assert await found(store, between("1.0.0", "1.0.9999")) == ["1.0.5000"]
         assert await found(store, between("1.1.0", "1.9999.0")) == ["1.5000.0"]
+
+    async def test_pinned_version_stored_via_ack_metadata(self, store: StoreDriver) -> None:
+        await waiting(store, "1.2.3")
+        assert await found(store, between("0.0.0", "1.2.2")) == []
+        assert await found(store, between("1.2.4", "9.9.9")) == []
+        assert await found(store, between("1.2.3", "1.2.3")) == ["1.2.3"]
 
     async def test_pinned_version_immutable_across_ack_cycles(self, store: StoreDriver) -> None:
         await waiting(store, "1.0.0")
@@ -85,6 +93,7 @@ class VersionSuite(SuiteBase):
         assert await found(store, between("2.0.0", "2.9.9")) == []
         assert await found(store, between("1.0.0", "1.9.9")) == ["1.0.0"]
 
+    @confirms("test_ack_stores_pinned_version_via_metadata_update")
     async def test_provider_updates_pinned_version_when_told(self, store: StoreDriver) -> None:
         await waiting(store, "1.0.0")
         leased = await store.lease("1.0.0")
@@ -116,6 +125,7 @@ class VersionSuite(SuiteBase):
         await store.start("new")
         assert await found(store, ()) == []
 
+    @confirms("test_fetch_single_range_only_uses_first_range", "all_version_ranges_count")
     async def test_all_ranges_count(self, store: StoreDriver) -> None:
         await waiting(store, "1.0.0", "2.0.0", "3.0.0")
         ranges = (*between("1.0.0", "1.9.9"), *between("3.0.0", "3.9.9"))
