@@ -7,7 +7,6 @@ known is kept, because a newer writer may need it. Formats: docs/reference/histo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, cast
@@ -28,34 +27,12 @@ from duroxide.failures import (
     PoisonSubject,
 )
 from duroxide.history import Event, EventKind
+from duroxide.jsontext import dump_json, load_json
 
 JsonObject = dict[str, Any]
 Convert = Callable[[Any], Any]
 
 _NOTHING: Mapping[str, object] = {}
-
-
-# Made once: `json.dumps` would make one for every call.
-_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-_ESCAPED = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-
-
-def dump_json(value: object) -> str:
-    """Compact JSON on one line; equal values give equal text.
-
-    Raises:
-        CodecError: the value holds NaN, an infinity or something that JSON has no form for.
-    """
-    try:
-        text = _COMPACT.encode(value)
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:  # a lone surrogate has a form only as an escape
-                text = _ESCAPED.encode(value)
-    except (TypeError, ValueError) as error:
-        raise CodecError(f"cannot be written as JSON: {error}") from error
-    return text
 
 
 # Failures.
@@ -341,7 +318,7 @@ def decode_events(texts: Sequence[str]) -> tuple[Event, ...]:
         CodecError: as `decode_event`; nothing is ever left out.
     """
     try:
-        objects = json.loads("[" + ",".join(texts) + "]")
+        objects = load_json("[" + ",".join(texts) + "]")
     except ValueError as error:
         raise CodecError(f"history is not JSON: {error}") from error
     if len(objects) != len(texts):
@@ -395,7 +372,7 @@ def decode_work(text: str) -> work.WorkItem:
         CodecError: not JSON, a tag that this version does not know, or a field is missing.
     """
     try:
-        value = json.loads(text)
+        value = load_json(text)
     except ValueError as error:
         raise CodecError(f"work item is not JSON: {error}") from error
     tag, body = _tagged(value, "work item")

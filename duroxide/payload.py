@@ -23,8 +23,8 @@ from pathlib import PurePath
 from typing import Any, Protocol
 from uuid import UUID
 
-from duroxide.codec import dump_json
 from duroxide.errors import CodecError
+from duroxide.jsontext import dump_json, load_json
 from duroxide.payload_types import Decoder, decoder_for
 
 
@@ -56,7 +56,7 @@ class JsonCodec:
             CodecError: the text does not fit the annotation; the message says where.
         """
         try:
-            value = json.loads(text)
+            value = load_json(text)
         except ValueError:
             value = text
         if annotation is Any:
