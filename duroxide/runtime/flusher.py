@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from duroxide.errors import ProviderError
 from duroxide.providers.base import (
@@ -32,10 +33,13 @@ PATIENCE_S = 0.25  # that one batch keeps the next ones waiting
 MAX_SLOW = 8
 
 
+Answered: TypeAlias = Callable[[CommitResult], None]
+
+
 @dataclass(slots=True, eq=False)
 class _Entry:
     item: CommitItem
-    answer: asyncio.Future[CommitResult]
+    answered: Answered
 
 
 class Flusher:
@@ -70,9 +74,17 @@ class Flusher:
         self._max_characters = max_characters
         self._draw = draw
         self._waiting: deque[_Entry] = deque()
-        self._arrived = asyncio.Event()
-        self._writing: dict[asyncio.Task[None], Sequence[_Entry]] = {}
+        self._writing: set[asyncio.Task[None]] = set()
+        self._newest: asyncio.Task[None] | None = None  # others wait for it, but not for ever
+        self._asked: set[asyncio.Future[CommitResult]] = set()
         self._is_closed = False
+
+    def submit(self, item: CommitItem, answered: Answered) -> None:
+        """Write one item and call back with what became of it; never, if the flusher is closed first."""
+        if self._is_closed:
+            return
+        self._waiting.append(_Entry(item, answered))
+        self._begin()
 
     async def commit(self, item: CommitItem) -> CommitResult:
         """Write one item. A caller that is cancelled only stops waiting: the item is still written.
@@ -81,24 +93,66 @@ class Flusher:
             asyncio.CancelledError: also if the flusher is closed first; the outcome is then unknown.
         """
         answer: asyncio.Future[CommitResult] = asyncio.get_running_loop().create_future()
+
+        def answered(result: CommitResult) -> None:
+            if not answer.done():
+                answer.set_result(result)
+
         if self._is_closed:
             answer.cancel()
-        else:
-            self._waiting.append(_Entry(item, answer))
-            self._arrived.set()
-        return await asyncio.shield(answer)
-
-    async def run(self) -> None:
-        """Write until cancelled."""
+        self._asked.add(answer)
         try:
-            while True:
-                await self._arrived.wait()
-                batch = self._take()
-                if not self._waiting:
-                    self._arrived.clear()
-                await self._begin(batch)
+            self.submit(item, answered)
+            return await answer
         finally:
-            await self._close()
+            self._asked.discard(answer)
+
+    async def close(self) -> None:
+        """Write nothing more. What waits is dropped; the outcome of what is on its way is unknown."""
+        self._is_closed = True
+        self._waiting.clear()
+        for answer in self._asked:
+            answer.cancel()
+        writing = [*self._writing]
+        for task in writing:
+            task.cancel()
+        await asyncio.gather(*writing, return_exceptions=True)
+
+    def _begin(self) -> None:
+        """Write what waits, unless a batch has been begun so recently that this can wait for it.
+
+        A batch that takes long may hold a turn whose rows a user has locked.
+        """
+        if self._newest is None and len(self._writing) <= MAX_SLOW:
+            loop = asyncio.get_running_loop()
+            task = self._newest = loop.create_task(self._write_waiting(), name="duroxide: commit")
+            self._writing.add(task)
+            task.add_done_callback(self._ended)
+
+    async def _write_waiting(self) -> None:
+        """Write batch after batch, until nothing waits or another has taken over."""
+        loop, me = asyncio.get_running_loop(), asyncio.current_task()
+        assert me is not None
+        while self._waiting and self._newest is me:
+            patience = loop.call_later(PATIENCE_S, self._go_on_without, me)
+            try:
+                await self._write(self._take())
+            finally:
+                patience.cancel()
+        if self._newest is me:
+            self._newest = None
+
+    def _go_on_without(self, slow: asyncio.Task[None]) -> None:
+        if self._newest is slow:
+            self._newest = None
+        if self._waiting:
+            self._begin()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.critical("a commit died", exc_info=task.exception())
+        self._go_on_without(task)
 
     def _take(self) -> list[_Entry]:
         """The next batch: at least one item, and no more items and text than are allowed."""
@@ -110,26 +164,6 @@ class Flusher:
                 break
             batch.append(self._waiting.popleft())
         return batch
-
-    async def _begin(self, batch: Sequence[_Entry]) -> None:
-        """Write a batch, but wait only for so long: it may hold a turn whose rows a user has locked."""
-        task = asyncio.create_task(self._write(batch), name="duroxide: commit")
-        self._writing[task] = batch
-        task.add_done_callback(self._writing.pop)
-        await asyncio.wait((task,), timeout=PATIENCE_S)
-        if len(self._writing) > MAX_SLOW:
-            await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
-
-    async def _close(self) -> None:
-        self._is_closed = True
-        writing = [*self._writing]
-        entries = [entry for batch in self._writing.values() for entry in batch]
-        for task in writing:
-            task.cancel()
-        for entry in (*entries, *self._waiting):
-            entry.answer.cancel()
-        self._waiting.clear()
-        await asyncio.gather(*writing, return_exceptions=True)
 
     async def _write(self, batch: Sequence[_Entry]) -> None:
         backoff = Backoff(self._draw)
@@ -164,8 +198,10 @@ class Flusher:
 
 
 def _answer(entry: _Entry, result: CommitResult) -> None:
-    if not entry.answer.done():
-        entry.answer.set_result(result)
+    try:
+        entry.answered(result)
+    except Exception:  # a defect there must not keep the others from their answers
+        logger.exception("an answer of the store could not be taken")
 
 
 def _characters(item: CommitItem) -> int:

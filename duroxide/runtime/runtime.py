@@ -160,7 +160,6 @@ class AsyncRuntime:
             draw=self._draw,
         )
         self._service = [
-            self._spawn(self._flusher.run(), "flusher"),
             self._spawn(self._keeper.run(), "lease keeper"),
             self._spawn(sessions.run(), "session keeper"),
             self._spawn(self._heartbeats.run(), "heartbeats"),
@@ -235,6 +234,7 @@ class AsyncRuntime:
         back = await self._orchestrations.stop() + await self._activities.stop()
         if back:
             await self._hand_back(back)
+        await self._flusher.close()
         await _cancel(self._service)
         self._threads.shutdown(wait=False, cancel_futures=True)
         logger.info("runtime %s stopped", self.worker_id, extra={"worker_id": self.worker_id})

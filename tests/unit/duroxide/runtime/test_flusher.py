@@ -33,12 +33,10 @@ def hello(instance_id: str) -> Enqueue:
 @asynccontextmanager
 async def running(provider: Provider) -> AsyncIterator[Flusher]:
     flusher = Flusher(provider, observer=Observer())
-    task = asyncio.create_task(flusher.run())
     try:
         yield flusher
     finally:
-        task.cancel()
-        await asyncio.wait((task,))
+        await flusher.close()
 
 
 async def started(provider: Scripted) -> list[str]:
@@ -71,7 +69,6 @@ async def test_a_batch_holds_only_so_much_text_but_always_an_item() -> None:
     store = Scripted()
     store.gate = asyncio.Event()
     flusher = Flusher(store, observer=Observer(), max_characters=10)
-    task = asyncio.create_task(flusher.run())
     names = ["first", "four", "more", "x", "larger than the limit", "y"]
     bodies: dict[CommitItem, str] = {hello(name): name for name in names}
     commits = [asyncio.create_task(flusher.commit(hello(name))) for name in names[:1]]
@@ -80,8 +77,7 @@ async def test_a_batch_holds_only_so_much_text_but_always_an_item() -> None:
     await asyncio.sleep(0)
     store.gate.set()
     assert all(result.ok for result in await asyncio.gather(*commits))
-    task.cancel()
-    await asyncio.wait((task,))
+    await flusher.close()
     assert [list(map(bodies.get, batch)) for batch in store.batches] == [
         ["first"],
         ["four", "more", "x"],
@@ -205,8 +201,6 @@ async def test_the_offer_is_made_anew_for_each_attempt() -> None:
         observer=Observer(),
         offer=lambda: EagerDispatch(worker="w", limit=next(limits), lease_ms=1),
     )
-    task = asyncio.create_task(flusher.run())
     await flusher.commit(hello("a"))
-    task.cancel()
-    await asyncio.wait((task,))
+    await flusher.close()
     assert [offer.limit for offer in offered if offer is not None] == [3, 2]
