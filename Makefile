@@ -20,8 +20,12 @@ dev: $(USE)
 test: lint
 	$(BIN)/pytest
 
+# Repeated on every PostgreSQL that can be had: what talks to one.
+ON_EVERY_SERVER := $(addprefix tests/,crash docs e2e examples migrations provider sdk sql)
+
 test-long: lint
 	$(BIN)/pytest -m 'long or not long'
+	$(BIN)/python -m tests.servers $(ON_EVERY_SERVER)
 	HYPOTHESIS_PROFILE=long $(BIN)/pytest --timeout 7200 tests/property/engine
 
 # Kills workers at random instants, KILLS times; PG_DURABLE_SEED repeats a run that it printed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from pg_durable import install
 from pg_durable.commands.worker_process import WorkerProcess
 from tests.fixtures.postgres import Database
 from tests.sql.catalog import contents
-from tests.sql.sessions import rows, start, value
+from tests.sql.sessions import Connection, rows, start, value
 
 
 @contextmanager
@@ -28,11 +29,23 @@ def worker(dsn: str, folder: Path) -> Iterator[WorkerProcess]:
 
 
 def program(database: Database, name: str) -> str:
+    """Return the program of the server's version: what a newer pg_dump writes, an older server can't read."""
     bindir = database.server.bindir
-    found = shutil.which(name, path=None if bindir is None else str(bindir))
-    if found is None:
-        pytest.skip(f"this PostgreSQL has no {name}")
-    return found
+    for path in (str(bindir), None):
+        found = shutil.which(name, path=path)
+        if found is None:
+            continue
+        said = subprocess.run([found, "--version"], capture_output=True, text=True, check=True)
+        if int(said.stdout.split()[2].split(".")[0]) == database.server.version // 10000:
+            return found
+    pytest.skip(f"there is no {name} of this PostgreSQL's version")
+
+
+def wait_until(connection: Connection, query: str) -> None:
+    deadline = time.monotonic() + 30
+    while not value(connection, query):
+        assert time.monotonic() < deadline, query
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -59,16 +72,16 @@ def test_a_restored_dump_is_the_same_database_and_goes_on(
                 connection,
                 "'SELECT 2 AS n' |=> 'a' ~> df.wait_for_signal('go') ~> 'SELECT $a AS n'",
             )
-            while value(connection, "select count(*) from df._signal_waiters") == 0:
-                pass
+            wait_until(connection, "select count(*) = 1 from df._signal_waiters")
         queued = start(connection, "'SELECT 3 AS n'")
         connection.execute("select df.setvar('k', 'v')")
         original = contents(connection)
     script = subprocess.run([dump, database.dsn], capture_output=True, check=True).stdout
-    subprocess.run(
+    restored = subprocess.run(
         [psql, copy, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"],
-        input=script, capture_output=True, check=True,
+        input=script, capture_output=True, check=False,
     )  # fmt: skip
+    assert (restored.returncode, restored.stderr.decode()) == (0, "")
     with psycopg.connect(copy, autocommit=True) as connection:
         assert contents(connection) == original
         assert install.check(copy).complete
@@ -123,8 +136,7 @@ def test_an_upgrade_in_the_middle_of_workflows_lets_them_end(
             )
             for n in range(5)
         ]
-        while value(connection, "select count(*) from df._signal_waiters") < len(running):
-            pass
+        wait_until(connection, "select count(*) = 5 from df._signal_waiters")
         assert later_release.upgrade(database.dsn).revision == "0002"
         for instance_id in running:
             connection.execute("select df.signal(%s, 'go')", [instance_id])

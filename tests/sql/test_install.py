@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg import sql
 from duroxide_pg.errors import NotPermitted, SchemaForeign, SchemaMissing, SchemaTooNew
 from duroxide_pg.migrate import State
 from pg_durable import install
+from pg_durable.embedded import psql_path
 from tests.fixtures.postgres import Database
 from tests.sql.catalog import contents
 from tests.sql.sessions import value
@@ -51,9 +53,9 @@ def test_the_migrations_and_the_living_files_make_the_same_database(database: Da
 
 def test_the_script_runs_in_psql(database: Database) -> None:
     bindir = database.server.bindir
-    psql = None if bindir is None else bindir / "psql"
-    if psql is None or not psql.exists():
-        pytest.skip("this PostgreSQL has no psql")
+    psql = shutil.which("psql") if bindir is None else psql_path(bindir)
+    if psql is None:
+        pytest.skip("there is no psql")
     done = subprocess.run(
         [psql, database.dsn, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--file", "-"],
         input=install.render_sql(),
