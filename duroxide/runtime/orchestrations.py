@@ -6,11 +6,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 
 from duroxide import work
-from duroxide.errors import CodecError, NonDeterminismError
+from duroxide.errors import CodecError
 from duroxide.ids import ActivityToken, EventId, InstanceId, TurnToken
 from duroxide.providers.base import (
     AbandonTurn,
@@ -51,6 +51,19 @@ logger = logging.getLogger("duroxide.runtime")
 
 REFRESH_S = 0.05  # until a waiting poll is told of instances that were kept meanwhile
 COMMIT_END_S = 1.0  # for commits under way when the process stops: they may lease activities to it
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A turn on its way to the store."""
+
+    leased: LeasedTurn
+    decision: Decision
+    resident: Resident | None
+    arrivals: Sequence[Arrival]
+    waited_for: dict[ActivityToken, EventId] = field(default_factory=dict)
+    keeps: bool = False
+    submitted: float = 0.0  # by the loop's clock
 
 
 class OrchestrationDispatcher:
@@ -95,7 +108,9 @@ class OrchestrationDispatcher:
         self._known = InMemory(self._residents, self._cache)
         self._held = HeldLeases(self._residents)
         self._in_hand: dict[TurnToken, InstanceId] = {}
-        self._committing: set[asyncio.Task[None]] = set()
+        self._pending: set[_Pending] = set()
+        self._nothing_pends = asyncio.Event()
+        self._nothing_pends.set()
         self._asked_for: frozenset[TurnToken] = frozenset()
         self._refresh: asyncio.TimerHandle | None = None
         can = provider.capabilities
@@ -154,9 +169,13 @@ class OrchestrationDispatcher:
         """Cancel what still runs; returns what gives it back to the store."""
         if self._refresh is not None:
             self._refresh.cancel()
-        if self._committing:
-            await asyncio.wait(self._committing, timeout=COMMIT_END_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(COMMIT_END_S):
+                await self._nothing_pends.wait()
         await self._slots.cancel()
+        for pending in self._pending:
+            _park(pending.decision.live)
+        self._pending.clear()
         for resident in self._residents.everybody():
             self._residents.leave(resident)
             resident.live.run.park()
@@ -184,62 +203,70 @@ class OrchestrationDispatcher:
             task.cancel("the lease of the turn was lost")
 
         self._leases.hold(leased.token, leased.expires_at_ms, lost)
-        decision = await self._runner.decide(leased)
-        await self._conclude(leased, decision)
+        self._submit(leased, await self._runner.decide(leased))
 
     def _run_resident(self, resident: Resident) -> None:
-        self._slots.spawn(self._process_resident(resident), f"turn of {resident.instance_id}")
+        # Not at once: what becomes ready in the same iteration of the loop goes into the same turn.
+        self._slots.take()
+        asyncio.get_running_loop().call_soon(self._turn_of, resident)
 
-    async def _process_resident(self, resident: Resident) -> None:
-        if resident.is_gone:
-            return
-        arrivals, inbox = take_arrivals(resident)
-        leased = as_leased(resident)
+    def _turn_of(self, resident: Resident) -> None:
         try:
-            decision = self._runner.apply(leased, inbox, resident.live, is_cached=True)
-        except NonDeterminismError as error:
-            decision = self._runner.leave_to_others(leased, str(error))
-        except Exception as error:
-            logger.exception("a turn of %s failed outside its code", leased.instance_id)
-            decision = self._runner.leave_to_others(leased, f"{type(error).__name__}: {error}")
-        await self._conclude(leased, decision, resident, arrivals)
+            if not resident.is_gone:
+                arrivals, inbox = take_arrivals(resident)
+                decision = self._runner.decide_resident(as_leased(resident), inbox, resident.live)
+                self._submit(as_leased(resident), decision, resident, arrivals)
+        finally:
+            self._slots.give()
 
-    async def _conclude(
+    def _submit(
         self,
         leased: LeasedTurn,
         decision: Decision,
         resident: Resident | None = None,
         arrivals: Sequence[Arrival] = (),
     ) -> None:
-        """Commit, then keep the instance, or what is in memory of it, or neither."""
-        loop = asyncio.get_running_loop()
-        ready = loop.time()
-        item, live, result = decision.item, decision.live, decision.result
-        waited_for: dict[ActivityToken, EventId] = {}
-        keeps = False
+        """Commit what was decided; `_concluded` hears of it."""
+        item, result = decision.item, decision.result
+        pending = _Pending(leased, decision, resident, arrivals)
         if isinstance(item, CommitTurn) and result is not None:
-            waited_for = unanswered(resident, arrivals, item.cancelled_activities)
-            keeps = self._keeps(item, waited_for)
+            pending.waited_for = unanswered(resident, arrivals, item.cancelled_activities)
+            pending.keeps = self._keeps(item, pending.waited_for)
             item = replace(
                 item,
                 finished=ended_by(arrivals, result.unapplied, item.cancelled_activities),
-                keep_lease_ms=self._leases.lease_ms if keeps else None,
+                keep_lease_ms=self._leases.lease_ms if pending.keeps else None,
             )
         self._leases.ending(leased.token)
-        self._note_that_this_task_commits()
+        pending.submitted = asyncio.get_running_loop().time()
+        self._pending.add(pending)
+        self._nothing_pends.clear()
+        self._slots.take()
+        self._flusher.submit(item, lambda answer: self._concluded(pending, item, answer))
+
+    def _concluded(self, pending: _Pending, item: CommitItem, answer: CommitResult) -> None:
+        """Keep the instance, or what is in memory of it, or neither."""
+        if pending not in self._pending:  # this process has stopped meanwhile
+            return
+        self._pending.remove(pending)
+        if not self._pending:
+            self._nothing_pends.set()
         try:
-            answer = await self._flusher.commit(item)
-        except BaseException:
-            _park(live)
-            raise
+            self._conclude(pending, item, answer)
+        finally:
+            self._slots.give()
+
+    def _conclude(self, pending: _Pending, item: CommitItem, answer: CommitResult) -> None:
+        leased, resident, decision = pending.leased, pending.resident, pending.decision
+        live = decision.live
         # Not if the lease ran out before the answer came, and this process has got it again.
         is_ours = self._residents.get(leased.instance_id) is resident
         is_written = answer.ok and isinstance(item, CommitTurn)
-        _answer(arrivals, is_recorded=is_written)
+        _answer(pending.arrivals, is_recorded=is_written)
         if is_written and isinstance(item, CommitTurn):
             self._tell(item)
-        if is_written and keeps and is_ours and live is not None:
-            self._keep(leased, live, waited_for, answer, resident, decision)
+        if is_written and pending.keeps and is_ours and live is not None:
+            self._keep(pending, live, answer)
         else:
             if resident is not None:
                 self._residents.leave(resident)
@@ -249,18 +276,19 @@ class OrchestrationDispatcher:
                 self._cache.keep(live)
             else:
                 _park(live)
-        if is_written and keeps and not is_ours:
-            await self._flusher.commit(hand_back(leased))
+        if is_written and pending.keeps and not is_ours:
+            self._write_beside(hand_back(leased))
         if not answer.ok:
-            await self._refused(leased, answer, is_kept=resident is not None)
-        elif result is not None and live is not None:
-            self._observe(leased, decision, loop.time() - ready)
+            self._refused(leased, answer, is_kept=resident is not None)
+        elif decision.result is not None and live is not None:
+            seconds = asyncio.get_running_loop().time() - pending.submitted
+            self._observe(leased, decision, seconds)
 
-    def _note_that_this_task_commits(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._committing.add(task)
-        task.add_done_callback(self._committing.discard)
+    def _write_beside(self, item: CommitItem) -> None:
+        self._slots.spawn(self._write(item), "give an instance back")
+
+    async def _write(self, item: CommitItem) -> None:
+        await self._flusher.commit(item)
 
     def _keeps(self, item: CommitTurn, waited_for: dict[ActivityToken, EventId]) -> bool:
         """Keep the lease if activities of the instance run here, or are about to."""
@@ -274,24 +302,19 @@ class OrchestrationDispatcher:
             for activity in item.activities
         )
 
-    def _keep(
-        self,
-        leased: LeasedTurn,
-        live: Live,
-        waited_for: dict[ActivityToken, EventId],
-        answer: CommitResult,
-        resident: Resident | None,
-        decision: Decision,
-    ) -> None:
-        kept = resident or Resident(
+    def _keep(self, pending: _Pending, live: Live, answer: CommitResult) -> None:
+        leased = pending.leased
+        kept = pending.resident or Resident(
             instance_id=leased.instance_id, token=leased.token, live=live, activities={}
         )
         kept.attempt_count = 1
-        kept.activities = waited_for | {a.token: a.activity_id for a in answer.activities}
+        kept.activities = pending.waited_for | {
+            activity.token: activity.activity_id for activity in answer.activities
+        }
         expires_at_ms = self._clock.now_ms() + self._leases.lease_ms
         self._leases.hold(kept.token, expires_at_ms, lambda: self._lost(kept))
         self._residents.settle(kept)
-        self._activities.accept(answer.activities, _added_by(decision))
+        self._activities.accept(answer.activities, _added_by(pending.decision))
         if self._refresh is None:
             loop = asyncio.get_running_loop()
             self._refresh = loop.call_later(REFRESH_S, self._ask_for_residents)
@@ -316,13 +339,13 @@ class OrchestrationDispatcher:
         if turn.cancelled_activities:
             self._activities.cancelled(turn)
 
-    async def _refused(self, leased: LeasedTurn, answer: CommitResult, *, is_kept: bool) -> None:
+    def _refused(self, leased: LeasedTurn, answer: CommitResult, *, is_kept: bool) -> None:
         self._observer.turn_refused(leased.instance_id, answer.error or answer.code.name)
         if answer.code is CommitCode.REFUSED:
             reason = f"the store refused the turn: {answer.error}"
-            await self._flusher.commit(self._runner.leave_to_others(leased, reason).item)
+            self._write_beside(self._runner.leave_to_others(leased, reason).item)
         elif is_kept:  # perhaps only one of its activities was lost
-            await self._flusher.commit(hand_back(leased))
+            self._write_beside(hand_back(leased))
 
     # Instances that are kept.
 

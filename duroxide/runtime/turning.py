@@ -98,6 +98,16 @@ class TurnRunner:
             logger.exception("a turn of %s failed outside its code", leased.instance_id)
             return self.leave_to_others(leased, f"{type(error).__name__}: {error}")
 
+    def decide_resident(self, leased: LeasedTurn, inbox: Inbox, live: Live) -> Decision:
+        """The next turn of an execution that has stayed in memory."""
+        try:
+            return self.apply(leased, inbox, live, is_cached=True)
+        except NonDeterminismError as error:
+            return self.leave_to_others(leased, str(error))
+        except Exception as error:
+            logger.exception("a turn of %s failed outside its code", leased.instance_id)
+            return self.leave_to_others(leased, f"{type(error).__name__}: {error}")
+
     async def _run(self, leased: LeasedTurn, inbox: Inbox) -> Decision:
         is_between = leased.status is ExecutionStatus.CONTINUED_AS_NEW
         if leased.name is None or (is_between and isinstance(inbox.beginning, work.ContinueAsNew)):
