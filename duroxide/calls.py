@@ -1,9 +1,8 @@
-"""How an orchestration asks for activities and for other orchestrations; arguments and results are typed."""
+"""How an orchestration asks for activities; a type checker knows their arguments and results."""
 
-# ruff: noqa: A002 - `id` is the public name of an argument
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack, overload
@@ -12,15 +11,28 @@ from duroxide.activity_context import ActivityContext
 from duroxide.engine.futures import DurableFuture
 from duroxide.engine.journal import ScheduledFuture
 from duroxide.payload import JSON
-from duroxide.registry import ActivityDef, BoundActivity, OrchestrationDef
+from duroxide.registry import ActivityDef, BoundActivity
 from duroxide.replaylog import ReplayLogger
 from duroxide.retry import RetryPolicy
 from duroxide.retrying import Schedule, call_with_retry
 from duroxide.sdk_context import SdkMethods
+from duroxide.shapes import (
+    Activity0,
+    Activity1,
+    Activity2,
+    Activity3,
+    ContextActivity0,
+    ContextActivity1,
+    ContextActivity2,
+    ContextActivity3,
+)
 from duroxide.signatures import encode_positional
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 
 
 class CallOptions(TypedDict, total=False):
@@ -72,6 +84,82 @@ class CallMethods(SdkMethods):
 
     @overload
     def call(
+        self,
+        activity: Activity0[Coroutine[Any, Any, T]] | ContextActivity0[Coroutine[Any, Any, T]],
+        /,
+        **options: Unpack[CallOptions],
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self,
+        activity: Activity1[A, Coroutine[Any, Any, T]]
+        | ContextActivity1[A, Coroutine[Any, Any, T]],
+        a: A,
+        /,
+        **options: Unpack[CallOptions],
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self,
+        activity: Activity2[A, B, Coroutine[Any, Any, T]]
+        | ContextActivity2[A, B, Coroutine[Any, Any, T]],
+        a: A,
+        b: B,
+        /,
+        **options: Unpack[CallOptions],
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self,
+        activity: Activity3[A, B, C, Coroutine[Any, Any, T]]
+        | ContextActivity3[A, B, C, Coroutine[Any, Any, T]],
+        a: A,
+        b: B,
+        c: C,
+        /,
+        **options: Unpack[CallOptions],
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self, activity: Activity0[T] | ContextActivity0[T], /, **options: Unpack[CallOptions]
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self,
+        activity: Activity1[A, T] | ContextActivity1[A, T],
+        a: A,
+        /,
+        **options: Unpack[CallOptions],
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self,
+        activity: Activity2[A, B, T] | ContextActivity2[A, B, T],
+        a: A,
+        b: B,
+        /,
+        **options: Unpack[CallOptions],
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
+        self,
+        activity: Activity3[A, B, C, T] | ContextActivity3[A, B, C, T],
+        a: A,
+        b: B,
+        c: C,
+        /,
+        **options: Unpack[CallOptions],
+    ) -> DurableFuture[T]: ...
+
+    @overload
+    def call(
         self, activity: BoundActivity[T], **options: Unpack[CallOptions]
     ) -> DurableFuture[T]: ...
 
@@ -108,8 +196,8 @@ class CallMethods(SdkMethods):
     ) -> DurableFuture[Any]:
         """Ask for an activity.
 
-        A type checker compares the arguments with the function's. With options it can do so if they
-        are bound first: `ctx.call(reserve.bind(order), timeout=5)`.
+        A type checker compares the arguments with the function's; beside options, up to three of them
+        by position. More, or by keyword, are bound first: `ctx.call(reserve.bind(order, n=3), timeout=5)`.
 
         Args:
             activity: a decorated function, what its `bind` has made, or a name.
@@ -159,6 +247,10 @@ class CallMethods(SdkMethods):
         raw_input: str | None,
     ) -> tuple[str, str, Callable[[str], Any] | None]:
         """Name, input text, and what reads the result."""
+        if not isinstance(activity, str | ActivityDef):
+            raise TypeError(
+                f"{activity!r} is no activity: decorate it with @activity, or give a name"
+            )
         name = activity if isinstance(activity, str) else activity.name
         if raw_input is not None:
             if args or kwargs:
@@ -176,90 +268,6 @@ class CallMethods(SdkMethods):
         return self.journal.executor.spawn(
             call_with_retry(self.journal, schedule, policy, self.logger.warning)
         )
-
-    # Other orchestrations.
-
-    @overload
-    def call_child(
-        self,
-        orchestration: OrchestrationDef[..., Coroutine[Any, Any, T]]
-        | OrchestrationDef[..., Generator[Any, Any, T]],
-        *args: Any,
-        id: str | None = None,
-        version: str | None = None,
-    ) -> DurableFuture[T]: ...
-
-    @overload
-    def call_child(
-        self,
-        orchestration: str,
-        *args: Any,
-        id: str | None = None,
-        version: str | None = None,
-        result: type[T],
-    ) -> DurableFuture[T]: ...
-
-    @overload
-    def call_child(
-        self,
-        orchestration: OrchestrationDef[..., Any] | str,
-        *args: Any,
-        id: str | None = None,
-        version: str | None = None,
-        result: Any = Any,
-    ) -> DurableFuture[Any]: ...
-
-    def call_child(
-        self,
-        orchestration: OrchestrationDef[..., Any] | str,
-        *args: Any,
-        id: str | None = None,
-        version: str | None = None,
-        result: Any = Any,
-    ) -> DurableFuture[Any]:
-        """Start a child orchestration and wait for its output.
-
-        Args:
-            id: of the instance; default: derived from this execution.
-            version: default: the version policy of the worker that starts it. A decorated function
-                stands for its name only, since the worker may know later versions.
-            result: the type of the output, for a mere name.
-
-        Raises (when awaited):
-            SubOrchestrationError: it failed, was cancelled, or the id is taken.
-
-        Raises (at once):
-            ValueError: the id begins with `sub::`.
-        """
-        name, text = _start_of(orchestration, args)
-        if isinstance(orchestration, str):
-            decode: Callable[[str], Any] = lambda text: JSON.decode(text, result)  # noqa: E731
-        else:
-            decode = orchestration.decode_output
-        return self.journal.child(name, text, instance=id, version=version, decode=decode)
-
-    def start(
-        self,
-        orchestration: OrchestrationDef[..., Any] | str,
-        *args: Any,
-        id: str,
-        version: str | None = None,
-    ) -> None:
-        """Start an orchestration and have nothing more to do with it.
-
-        Raises:
-            ValueError: the id uses the marker of child ids, `sub::`.
-        """
-        name, text = _start_of(orchestration, args)
-        self.journal.detached(name, id, text, version)
-
-
-def _start_of(
-    orchestration: OrchestrationDef[..., Any] | str, args: tuple[Any, ...]
-) -> tuple[str, str]:
-    if isinstance(orchestration, str):
-        return orchestration, encode_positional(args)
-    return orchestration.name, orchestration.encode_input(args, {})
 
 
 def _refuse_ambiguous(activity: ActivityDef[..., Any], given: Mapping[str, object]) -> None:

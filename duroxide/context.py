@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar, cast, overload
 from uuid import UUID
 
 from duroxide.calls import CallMethods
+from duroxide.children import ChildMethods
 from duroxide.descriptors import ScheduledTask
 from duroxide.engine.combinators import Gather, Select, Shield, Winner
 from duroxide.engine.executor import Task
@@ -46,7 +47,7 @@ class Queue(Generic[T]):
             yield await self.get()
 
 
-class OrchestrationContext(CallMethods):
+class OrchestrationContext(CallMethods, ChildMethods):
     """The first argument of every orchestration.
 
     Methods that return a future have asked already when they return; await the future for the answer.
