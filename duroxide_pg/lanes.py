@@ -95,6 +95,8 @@ class CommitLane:
     ) -> tuple[dict[int, CommitResult], list[CommitItem]]:
         """Write the items, together with what other callers bring while the last batch is on its way.
 
+        A caller that is cancelled only stops waiting.
+
         Returns:
             The results by `id(item)`, and the turns that the hook refused.
 
@@ -110,6 +112,11 @@ class CommitLane:
         attempt = await call.attempt
         own = {id(item) for item in items}
         return attempt.results, [turn for turn in attempt.busy if id(turn) in own]
+
+    async def finish(self, seconds: float) -> None:
+        """Wait until everything is written, but not for longer."""
+        if self._writing is not None and not self._writing.done():
+            await asyncio.wait((self._writing,), timeout=seconds)
 
     @property
     def is_busy(self) -> bool:
@@ -129,13 +136,15 @@ class CommitLane:
             except BaseException as error:
                 for call in calls:
                     self._remember(call, attempt)
-                    call.attempt.set_exception(error)
-                    call.attempt.exception()  # seen, even if the caller has gone
+                    if not call.attempt.done():  # cancelled: the caller has gone
+                        call.attempt.set_exception(error)
+                        call.attempt.exception()  # seen, even if the caller goes now
                 if not isinstance(error, Exception):
                     raise
             else:
                 for call in calls:
-                    call.attempt.set_result(attempt)
+                    if not call.attempt.done():
+                        call.attempt.set_result(attempt)
             finally:
                 self._items_under_way = 0
 

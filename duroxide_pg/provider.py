@@ -58,6 +58,7 @@ _SESSION = {
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "60s",
 }
+CLOSE_S = 5  # for commits that are under way
 _RELAXED = {**_SESSION, "synchronous_commit": "off"}  # leases: what a crash loses, expires
 
 
@@ -122,7 +123,6 @@ class PostgresProvider(PostgresAdmin):
             idle=self._sql["idle"],
             is_listening_allowed=clock is None and not is_pooled,
         )
-        self._commits_under_way: set[asyncio.Task[Sequence[CommitResult]]] = set()
         self._is_blocked_by_us = False
         self._sweeping: asyncio.Task[None] | None = None
         super().__init__(self._reads, self._sql, self._now_ms)
@@ -201,8 +201,7 @@ class PostgresProvider(PostgresAdmin):
         return make_conninfo(self._dsn, password=password)
 
     async def close(self) -> None:
-        if self._commits_under_way:
-            await asyncio.wait(self._commits_under_way, timeout=5)
+        await asyncio.gather(self._lane.finish(CLOSE_S), self._waiting_lane.finish(CLOSE_S))
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.gather(self._sweeping, return_exceptions=True)
@@ -366,23 +365,15 @@ class PostgresProvider(PostgresAdmin):
         Sent again with the same objects after a retryable error, it has the effect of one call. A
         caller that is cancelled only stops waiting.
         """
-        task = asyncio.create_task(self._commit(batch, eager), name="duroxide_pg.commit")
-        self._commits_under_way.add(task)
-        task.add_done_callback(self._commits_under_way.discard)
-        return await asyncio.shield(task)
-
-    async def _commit(
-        self, items: Sequence[CommitItem], eager: EagerDispatch | None
-    ) -> Sequence[CommitResult]:
-        refused = {id(item): error for item in items if (error := _refusal(item)) is not None}
-        storable = [item for item in items if id(item) not in refused] if refused else items
+        refused = {id(item): error for item in batch if (error := _refusal(item)) is not None}
+        storable = [item for item in batch if id(item) not in refused] if refused else batch
         results, busy = await self._lane.commit(storable, eager)
         for turn in busy:  # alone, so that whoever has the rows holds up nobody else
             alone, _ = await self._waiting_lane.commit([turn], eager)
             results.update(alone)
         for key, error in refused.items():
             results[key] = CommitResult(code=CommitCode.REFUSED, error=error)
-        return [results[id(item)] for item in items]
+        return [results[id(item)] for item in batch]
 
     def _applied(self, batch: Batch, answer: Answer) -> None:
         """A batch is durable: tell whom it concerns."""
