@@ -111,13 +111,15 @@ def _await_signal(walk: Walk, key: str, seconds: int | None) -> Generator[Any, A
 
 
 def give_up_wait(walk: Walk, key: str) -> Generator[Any, Any, str | None]:
-    """Remove the waiter; the answer, if it was sent before that."""
+    """Remove the waiter; the answer, if it was sent before that.
+
+    The queue of this wait gets one message: the signal, or the word that nobody waits any more.
+    """
     request = {"waiter_key": key, "instance_id": walk.told.instance_id}
-    was_waiting = yield walk.ctx.call(UNCLAIM_SIGNAL, raw_input=canonical(request))
+    yield walk.ctx.call(UNCLAIM_SIGNAL, raw_input=canonical(request))
     walk.execution.open_waits.discard(key)
-    if was_waiting == "true":
-        return None
-    return str((yield walk.mailbox(key)))
+    answer = str((yield walk.mailbox(key)))
+    return None if answer == "null" else answer
 
 
 def _signal_document(name: str, data: str, *, timed_out: bool) -> str:

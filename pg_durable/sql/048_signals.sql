@@ -222,15 +222,24 @@ $$;
 
 comment on function df._claim_signal_v1(text, text, text, bigint, text, text, boolean) is 'Begins to wait for a signal';
 
--- The worker gives a wait up. False: the answer has been sent, and is to be taken from the queue.
+-- The worker gives a wait up. Whoever takes the waiter away tells the queue `p_waiter_key`: a sender the
+-- signal, and this function 'null'. So that queue gets one message, however often this is repeated.
 create function df._unclaim_signal_v1(p_waiter_key text, p_instance_id text) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_engine_id text;
 begin
     perform from df._mailboxes as m where m.instance_id = p_instance_id for update;
-    delete from df._signal_waiters as w where w.instance_id = p_instance_id and w.waiter_key = p_waiter_key;
-    return found;
+    delete from df._signal_waiters as w
+    where w.instance_id = p_instance_id and w.waiter_key = p_waiter_key
+    returning w.engine_id into v_engine_id;
+    if v_engine_id is null then
+        return false;
+    end if;
+    perform df._send_signal(v_engine_id, p_waiter_key, 'null');
+    return true;
 end
 $$;
 

@@ -238,12 +238,16 @@ def test_one_that_waits_is_told_once(alice: Connection, owner: Connection) -> No
     assert value(owner, "select df._unclaim_signal_v1('w', %s)", i) is False
 
 
-def test_one_who_gives_up_is_not_told(alice: Connection, owner: Connection) -> None:
+def test_one_who_gives_up_is_told_that_and_nothing_else(
+    alice: Connection, owner: Connection
+) -> None:
     i = start(alice, "'SELECT 1'")
     assert value(owner, CLAIM, "w", i, "go", 0, i) is None
     assert value(owner, "select df._unclaim_signal_v1('w', %s)", i) is True
+    assert value(owner, "select df._unclaim_signal_v1('w', %s)", i) is False  # repeated
     alice.execute("select df.signal(%s, 'go')", [i])
-    assert messages(owner, i) == []
+    ((_, told),) = messages(owner, i)
+    assert told["QueueMessage"] == {"instance": i, "name": "w", "data": "null"}
 
 
 def test_a_wait_for_the_future_ignores_what_was_sent(alice: Connection, owner: Connection) -> None:
