@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NewType, TypeAlias
 
+from pg_durable.sqloptions import SqlOptions
+
 NodeId = NewType("NodeId", str)
 """Eight lower-case hexadecimal digits, unique within one instance."""
 
@@ -23,6 +25,7 @@ class Sql:
     """Runs one statement, or several in one transaction, as the submitter."""
 
     query: str  # template
+    options: SqlOptions = field(default_factory=SqlOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

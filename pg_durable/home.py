@@ -89,6 +89,20 @@ class Home:
         """Tell a child of a workflow whether that is paused."""
         await self._execute("relay_pause", {"instance_id": instance_id, "engine_id": engine_id})
 
+    async def submitter(self, instance_id: str) -> tuple[str | None, bool]:
+        """The role that started a workflow, by its present name (None: dropped); and if a superuser."""
+        row = await self._row("submitter", instance_id=instance_id)
+        return (None, False) if row is None else (row[0], bool(row[1]))
+
+    async def begin_attempt(self, **step: str) -> int:
+        """Commit that a step is begun; returns how often it was."""
+        row = await self._row("begin_attempt", **step)
+        assert row is not None
+        return int(row[0])
+
+    async def end_attempt(self, **step: str) -> None:
+        await self._execute("end_attempt", dict(step))
+
     async def may_call(self, role: str, signature: str) -> bool:
         row = await self._row("may_call", role=role, signature=signature)
         return row is not None and bool(row[0])
@@ -115,6 +129,11 @@ class Home:
     async def allows_superusers(self) -> bool:
         """Whether steps of superusers may run."""
         return await self.setting("enable_superuser_instances") == "on"
+
+    async def is_superuser(self) -> bool:
+        """Whether the worker's own role is one."""
+        row = await self._row("is_superuser")
+        return row is not None and bool(row[0])
 
     async def expired_instances(self, at_most: int) -> list[str]:
         async with self._pool.connection() as connection:

@@ -3,21 +3,30 @@
 Mechanism `login`: a session of the submitter's own, so `session_user` is right, its settings apply, and
 RESET ROLE gains nothing. The submitter's credentials come from the server's pg_hba.conf (peer, trust or
 certificate maps), from a password file, or from a callback.
+
+Mechanism `set_role`, for those who ask for it: a session of the worker's own, which takes the submitter's
+role on for the text. One RESET ROLE in the text gives it all the rights of the worker, so this is only
+for databases where everyone who may start a workflow is trusted with those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import isawaitable
+from typing import Any, Self, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pg_durable.quoting import quote_identifier
 from pg_durable.steps.failures import StepFailed, one_line
 
-Credentials: TypeAlias = Callable[[str, str], Mapping[str, str]]
-"""From role and database to connection parameters, such as `{"password": ...}`."""
+Credentials: TypeAlias = Callable[[str, str], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+"""From role and database to connection parameters, such as `{"password": ...}`; maybe a coroutine."""
+
+MECHANISMS = ("login", "set_role")
 
 APPLICATION_NAME = "pg_durable:worker:workflow-sql"
 
@@ -32,6 +41,85 @@ _SESSION = {
 }
 # Only where the server's platform can tell that a client is gone.
 _CHECK_CLIENT = {"client_connection_check_interval": "10s"}
+
+
+class CannotLogIn(StepFailed):
+    """The server does not let the worker in as the submitter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """How a step becomes its submitter."""
+
+    session_role: str
+    set_role: str | None = None  # what the session takes on
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """For the record of a run; nothing where it is the submitter's own session."""
+        return {} if self.set_role is None else {"identity": "set_role"}
+
+    def refused(self, problem: str) -> StepFailed:
+        return StepFailed(
+            f"SQL execution failed: '{self.session_role}' can't become '{self.set_role}': {problem}",
+            {
+                "sqlstate": "42501",
+                "hint": f"GRANT {quote_identifier(self.set_role or '')} TO "
+                f"{quote_identifier(self.session_role)}, or use the identity 'login'",
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which mechanism serves which role. There is no falling back from one to the other."""
+
+    worker_role: str
+    default: str = "login"
+    by_role: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, words: Sequence[str], worker_role: str) -> Self:
+        """Read `login`, `set_role`, or `role=mechanism` for single roles.
+
+        Raises:
+            ValueError: a word is none of these, or there are two defaults.
+        """
+        defaults = [word for word in words if "=" not in word]
+        by_role = dict(word.rsplit("=", 1) for word in words if "=" in word)
+        for mechanism in (*defaults, *by_role.values()):
+            if mechanism not in MECHANISMS:
+                raise ValueError(
+                    f"identity: there is no mechanism {mechanism!r}, only {' and '.join(MECHANISMS)}"
+                )
+        if len(defaults) > 1:
+            raise ValueError("identity: name one mechanism; others as role=mechanism")
+        return cls(
+            worker_role=worker_role, default=defaults[0] if defaults else "login", by_role=by_role
+        )
+
+    @property
+    def sets_roles(self) -> bool:
+        return "set_role" in (self.default, *self.by_role.values())
+
+    def actor(self, role: str) -> Actor:
+        """How a step of this role is run."""
+        if role == self.worker_role or self.by_role.get(role, self.default) == "login":
+            return Actor(role)
+        return Actor(self.worker_role, role)
+
+
+def superuser_refused(role: str) -> StepFailed:
+    """The failure of a step whose role is a superuser, where those are not allowed."""
+    hint = (
+        "start the workflow as an ordinary role, or set 'enable_superuser_instances' to "
+        "'on' in df._settings"
+    )
+    return StepFailed(
+        f'pg_durable blocked the step: submitted_by role "{role}" is a superuser, but '
+        "pg_durable.enable_superuser_instances is off",
+        {"hint": hint},
+    )
 
 
 async def _never() -> bool:
@@ -109,15 +197,7 @@ class Login:
         if connection.pgconn.parameter_status(b"is_superuser") != b"on":
             return
         if not await self._allows_superusers():
-            hint = (
-                "start the workflow as an ordinary role, or set 'enable_superuser_instances' to "
-                "'on' in df._settings"
-            )
-            raise StepFailed(
-                f'pg_durable blocked the step: submitted_by role "{role}" is a superuser, but '
-                "pg_durable.enable_superuser_instances is off",
-                {"hint": hint},
-            )
+            raise superuser_refused(role)
 
     async def _open(self, role: str, database: str | None) -> AsyncConnection:
         parameters: dict[str, Any] = dict(self._base)
@@ -128,7 +208,8 @@ class Login:
             parameters["user"] = role
             parameters.setdefault("dbname", self._worker_role)
             if self._credentials is not None:
-                parameters.update(self._credentials(role, str(parameters["dbname"])))
+                found = self._credentials(role, str(parameters["dbname"]))
+                parameters.update(await found if isawaitable(found) else found)
         settings = {**self._session, **(_CHECK_CLIENT if self._checks_client else {})}
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         parameters["options"] = f"{parameters.get('options') or ''} {options}".strip()
@@ -137,7 +218,7 @@ class Login:
         parameters["connect_timeout"] = max(2, round(self._timeout_s))
         return await AsyncConnection.connect(make_conninfo(**parameters), autocommit=True)
 
-    def _refused(self, role: str, database: str, error: psycopg.Error) -> StepFailed:
+    def _refused(self, role: str, database: str, error: psycopg.Error) -> CannotLogIn:
         hint = (
             "check the worker's DSN"
             if role == self._worker_role
@@ -145,7 +226,7 @@ class Login:
             "the credentials callback; or start the workflow as "
             f"'{self._worker_role}'"
         )
-        return StepFailed(
+        return CannotLogIn(
             f"Failed to connect to database '{database}' as '{role}'. Error: {one_line(error)}",
             {"hint": hint, **({"sqlstate": error.sqlstate} if error.sqlstate else {})},
         )

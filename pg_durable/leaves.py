@@ -13,6 +13,7 @@ from pg_durable.outcomes import BreakLoop, NodeFailed, Result
 from pg_durable.results import Number, encode, json_string, parse
 from pg_durable.schedule import next_time
 from pg_durable.scope import canonical
+from pg_durable.sqloptions import SqlOptions
 from pg_durable.substitute import substitute_json, substitute_raw, substitute_sql
 
 if TYPE_CHECKING:
@@ -29,13 +30,15 @@ Visit: TypeAlias = Generator[NodeId | Awaitable[Any], Any, Result]
 
 
 def sql(walk: Walk, node: Node, kind: Sql) -> Visit:
-    request = {
+    request: dict[str, Any] = {
         "node_id": node.id,
         "query": substitute_sql(kind.query, walk.bindings(node)),
         "submitted_by": node.submitted_by,
         "database": node.database,
         "stamp": walk.scope.stamp,
     }
+    if kind.options != SqlOptions():
+        request["options"] = kind.options.document()
     text = yield walk.ctx.call(EXECUTE_SQL, raw_input=canonical(request))
     return Result(text, node.id)  # the step stored it together with its effect
 

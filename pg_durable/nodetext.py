@@ -28,6 +28,7 @@ from pg_durable.graph import (
     WhenRows,
     WhenTrue,
 )
+from pg_durable.sqloptions import SqlOptions
 
 
 def digest(text: str) -> str:
@@ -74,7 +75,7 @@ def _node(node_id: NodeId, row: Any) -> Node:
 def _kind(node_type: str, fields: _Fields) -> Kind:
     match node_type:
         case "SQL":
-            return Sql(query=fields.text("query"))
+            return Sql(query=fields.text("query"), options=fields.sql_options())
         case "THEN":
             return Then(first=fields.child("left_node"), second=fields.child("right_node"))
         case "IF":
@@ -178,6 +179,16 @@ class _Fields:
 
     def mapping(self, key: str) -> Mapping[str, Any]:
         return _Fields(self.values.get(key), f"{self.path}.{key}").values
+
+    def sql_options(self) -> SqlOptions:
+        if self.values.get("options") is None:
+            return SqlOptions()
+        try:
+            return SqlOptions.parse(self.mapping("options"))
+        except GraphError:
+            raise
+        except ValueError as error:
+            raise GraphError(f"{self.path}.options: {error}") from error
 
     def config(self) -> _Fields:
         """The object inside `query`; an absent one is empty."""

@@ -14,8 +14,10 @@ from typing import Any, Self
 
 from duroxide.errors import DuroxideError
 from pg_durable.egress import Policy
+from pg_durable.identity import Identity
 
 PREFIX = "PG_DURABLE_"
+_EXPECTED: Mapping[object, str] = {int: "a whole number", float: "a number"}
 
 
 class SettingError(DuroxideError, ValueError):
@@ -41,6 +43,16 @@ def _words(meaning: str) -> Any:
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(part for part in re.split(r"[\s,]+", text) if part)
+
+
+def _flag(default: bool, meaning: str) -> Any:
+    return field(default=default, metadata={"kind": _read_flag, "meaning": meaning})
+
+
+def _read_flag(text: str) -> bool:
+    if text.lower() not in ("on", "off", "true", "false", "yes", "no", "1", "0"):
+        raise ValueError(text)
+    return text.lower() in ("on", "true", "yes", "1")
 
 
 def _word(default: str, meaning: str) -> Any:
@@ -70,6 +82,11 @@ class Settings:
     max_result_bytes: int = _count(
         16 * 1024 * 1024, 1024, 512 * 1024 * 1024, "bytes of a step's result document"
     )
+    on_ambiguous: str = _word(
+        "retry", "a step outside of a transaction that may have run: retry, or fail"
+    )
+    identity: tuple[str, ...] = _words("login or set_role; role=mechanism for single roles")
+    allow_unsafe_set_role: bool = _flag(False, "set_role although the worker is a superuser")
     http_mode: str = _word("off", "where HTTP steps may go: off, allowlist, public, unrestricted")
     http_allow: tuple[str, ...] = _words("hosts, .suffixes, with scheme or port; preset:azure")
     http_private_allow: tuple[str, ...] = _words("networks that may be reached though not public")
@@ -88,6 +105,12 @@ class Settings:
         for setting in fields(self):
             _check(setting, getattr(self, setting.name))
         _ = self.egress  # so that a mistake shows at the start
+        if self.on_ambiguous not in ("retry", "fail"):
+            raise SettingError(f"on_ambiguous must be retry or fail, not {self.on_ambiguous!r}")
+        try:
+            Identity.parse(self.identity, "")
+        except ValueError as error:
+            raise SettingError(str(error)) from error
 
     @property
     def egress(self) -> Policy:
@@ -132,7 +155,7 @@ def _read(setting: Field[Any], text: str) -> Any:
     try:
         return kind(text)
     except ValueError:
-        expected = "a whole number" if kind is int else "a number"
+        expected = _EXPECTED.get(kind, "on or off")
         raise SettingError(
             f"{PREFIX}{setting.name.upper()} must be {expected}, not {text!r}"
         ) from None

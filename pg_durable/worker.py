@@ -20,24 +20,23 @@ from typing import Self
 
 import psycopg
 
-from duroxide.ids import ActivityToken
 from duroxide.limits import Limits
-from duroxide.providers.base import Provider
 from duroxide.registry import Registry
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
-from duroxide_pg.errors import SchemaMissing
+from duroxide_pg.errors import NotPermitted, SchemaMissing
 from duroxide_pg.provider import PostgresProvider
 from pg_durable import install
 from pg_durable.compile import orchestrations
 from pg_durable.heartbeat import Heartbeat
 from pg_durable.home import Home
-from pg_durable.identity import Credentials, Login
+from pg_durable.identity import Credentials, Identity, Login
 from pg_durable.retention import Retention
 from pg_durable.settings import Settings
 from pg_durable.snapshots import Snapshots
 from pg_durable.steps.activity import sql_activity
 from pg_durable.steps.connections import StepConnections
+from pg_durable.steps.desk import HomeDesk
 from pg_durable.steps.http import http_activity
 from pg_durable.steps.rows import ResultLimits
 from pg_durable.steps.signals import signal_activities
@@ -191,12 +190,14 @@ class Worker:
             timezone=settings.workflow_timezone,
             allows_superusers=home.allows_superusers,
         )
+        identity = await self._identity(home, install_row[1])
         connections = StepConnections(login.connect)
         stack.push_async_callback(connections.close)
         steps = SqlSteps(
             connections,
-            _Referee(home, provider),
+            HomeDesk(home, provider, lease_ms=round(settings.activity_lease * 1000)),
             _step_options(settings),
+            identity=identity,
             home_database=install_row[2],
             jitter=random.Random().random,
         )
@@ -232,33 +233,40 @@ class Worker:
         stack.push_async_callback(heartbeat.drain)
         return heartbeat.schema_gone
 
+    async def _identity(self, home: Home, worker_role: str) -> Identity:
+        """How steps become their submitters; says what is dangerous about it.
+
+        Raises:
+            NotPermitted: the worker is a superuser, whose rights a step could then take.
+        """
+        settings = self.settings
+        identity = Identity.parse(settings.identity, worker_role)
+        if not identity.sets_roles:
+            return identity
+        if await home.is_superuser() and not settings.allow_unsafe_set_role:
+            raise NotPermitted(
+                f"the worker's role {worker_role} is a superuser, and with the identity set_role every "
+                "step could take its rights",
+                "run the worker as an ordinary role that owns the schemas, or set allow_unsafe_set_role",
+            )
+        logger.warning(
+            "identity set_role: RESET ROLE in a step gives it the rights of %s; use it only where "
+            "everyone who may start workflows is trusted with them",
+            worker_role,
+        )
+        return identity
+
     async def _stop_runtime(self, runtime: AsyncRuntime) -> None:
         if not await runtime.drain(timedelta(seconds=self._grace_s)):
             logger.warning("steps were still running and are given back to other workers")
         await runtime.stop()
 
 
-class _Referee:
-    """Looks from outside at a step whose COMMIT was not answered."""
-
-    def __init__(self, home: Home, provider: Provider) -> None:
-        self._home = home
-        self._provider = provider
-
-    async def backend_is_gone(self, pid: int) -> bool:
-        return not await self._home.backend_exists(pid)
-
-    async def is_leased(self, token: str) -> bool:
-        renewal = await self._provider.renew(
-            activities=[ActivityToken(token)], activity_lease_ms=10_000
-        )
-        return not renewal.lost_activities
-
-
 def _step_options(settings: Settings) -> StepOptions:
     return StepOptions(
         limits=ResultLimits(rows=settings.max_result_rows, bytes=settings.max_result_bytes),
         timeout_ms=round(settings.sql_timeout * 1000),
+        at_most_once=settings.on_ambiguous == "fail",
     )
 
 

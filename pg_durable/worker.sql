@@ -44,6 +44,32 @@ select df._unclaim_signal_v1(%(waiter_key)s, %(instance_id)s)
 -- Tell a child of a workflow whether that is paused, as things are now; repeating it changes nothing.
 select df._relay_pause_v1(%(instance_id)s, %(engine_id)s)
 
+-- name: submitter
+-- The role that started a workflow as it is called now, and whether it is a superuser; no name means that
+-- it was dropped, no row that the instance is gone.
+select r.rolname::text, coalesce(r.rolsuper, false)
+from df.instances as i
+left join pg_roles as r on r.oid = i.submitted_by
+where i.id = %(instance_id)s
+
+-- name: is_superuser
+-- Whether the worker's own role is one.
+select r.rolsuper from pg_roles as r where r.rolname = current_user
+
+-- name: begin_attempt
+-- Say that a step whose effect does not commit with its record is begun, and how often it was.
+insert into df._attempts as a (instance_id, node_id, step, attempt)
+values (%(instance_id)s, %(node_id)s, %(step)s, 1)
+on conflict (instance_id, node_id) do update
+set step = excluded.step, started_at = now(),
+    attempt = case when a.step = excluded.step then a.attempt + 1 else 1 end
+returning a.attempt
+
+-- name: end_attempt
+-- The step is recorded: it will not be delivered again.
+delete from df._attempts as a
+where a.instance_id = %(instance_id)s and a.node_id = %(node_id)s and a.step = %(step)s
+
 -- name: may_call
 -- Whether a role may execute a function now; no row means that role or function is gone.
 select has_function_privilege(r.oid, to_regprocedure(%(signature)s), 'EXECUTE')
@@ -80,6 +106,7 @@ with nodes as (delete from df.nodes as n where n.instance_id = any (%(ids)s)),
 snapshots as (delete from df._snapshots as s where s.instance_id = any (%(ids)s)),
 waiters as (delete from df._signal_waiters as w where w.instance_id = any (%(ids)s)),
 signals as (delete from df._signals as s where s.instance_id = any (%(ids)s)),
+attempts as (delete from df._attempts as a where a.instance_id = any (%(ids)s)),
 mailboxes as (delete from df._mailboxes as m where m.instance_id = any (%(ids)s))
 delete from df.instances as i where i.id = any (%(ids)s)
 

@@ -11,8 +11,10 @@ from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, Already
 from duroxide.errors import ActivityError
 from duroxide.registry import ActivityDef, define_activity
 from pg_durable.leaves import EXECUTE_SQL
+from pg_durable.sqloptions import SqlOptions
 from pg_durable.steps.failures import StepFailed
-from pg_durable.steps.sql import LeaseGone, SqlStep, SqlSteps
+from pg_durable.steps.sql import SqlSteps
+from pg_durable.steps.step import LeaseGone, SqlStep
 
 T = TypeVar("T")
 
@@ -32,6 +34,7 @@ def sql_activity(steps: SqlSteps, *, concurrency: int) -> ActivityDef[Any, Any]:
             submitted_by=request["submitted_by"],
             database=request["database"],
             stamp=request["stamp"],
+            options=SqlOptions.parse(request.get("options") or {}),
         )
         try:
             await while_wanted(ctx, steps.run(step))

@@ -50,9 +50,10 @@ class ServerError:
 class StatementFailed(Exception):
     """The server refused a statement of the step; its transaction is to be rolled back."""
 
-    def __init__(self, error: ServerError) -> None:
-        super().__init__(error)
+    def __init__(self, error: ServerError, *, is_ours: bool = False) -> None:
+        super().__init__(error, is_ours)
         self.error = error
+        self.is_ours = is_ours  # rather than the author's
 
     def __str__(self) -> str:
         return self.error.message
@@ -88,9 +89,12 @@ def excerpt(query: str) -> str:
     return line if len(line) <= _EXCERPT_CHARACTERS else line[: _EXCERPT_CHARACTERS - 1] + "…"
 
 
-def from_server(error: ServerError) -> StepFailed:
+def from_server(error: ServerError, *, hint: str | None = None) -> StepFailed:
+    """The failure that the server reported; `hint` is ours, where the server has none."""
+    facts = {"hint": hint} if hint else {}
     return StepFailed(
-        f"SQL execution failed: error returned from database: {error.message}", {**error.fields}
+        f"SQL execution failed: error returned from database: {error.message}",
+        {**facts, **error.fields},
     )
 
 

@@ -62,6 +62,11 @@ class Answers:
         self._bytes = 0
         self.kept = Statement()
 
+    @property
+    def has_to_skip(self) -> bool:
+        """Whether statements of ours have not been answered yet."""
+        return self._skip > 0
+
     def rows(self, result: PGresult) -> None:
         """Rows of a statement that may have more.
 

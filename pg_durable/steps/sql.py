@@ -5,92 +5,45 @@
     SELECT df._finish_step_v1(token, record); COMMIT      one round trip
 
 `_finish_step_v1` refuses a token whose lease is over, so of several executors one commits; a failed one
-has no effect. A step in another database commits there first and is recorded after that: it takes
-effect at least once. The rules are in docs/reference/steps.md.
+has no effect. A step for which this can't be is one of `outside`. The rules are in
+docs/reference/steps.md.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, pq
 
-from duroxide.codec import encode_work
-from duroxide.work import ActivityCompletion
-from pg_durable.quoting import quote_literal
-from pg_durable.steps import wire
-from pg_durable.steps.catalog import describe_types
+from pg_durable.identity import Actor, CannotLogIn, Identity
+from pg_durable.quoting import quote_identifier, quote_literal
 from pg_durable.steps.connections import StepConnections
-from pg_durable.steps.failures import (
-    ServerError,
-    StatementFailed,
-    StepFailed,
-    from_connection,
-    from_server,
+from pg_durable.steps.desk import Desk
+from pg_durable.steps.failures import StatementFailed, StepFailed, from_connection, from_server
+from pg_durable.steps.outside import (
+    NOT_IN_A_TRANSACTION,
+    NeedsNoTransaction,
+    Sleep,
+    TwoCommits,
+    timeout_of,
 )
-from pg_durable.steps.rows import Answers, ResultLimits, ResultTooLarge, document, unknown_types
+from pg_durable.steps.record import WrongSession, record
+from pg_durable.steps.roles import Roles
+from pg_durable.steps.rows import ResultLimits, ResultTooLarge
+from pg_durable.steps.step import LeaseGone, SqlStep, TryAgain
+from pg_durable.steps.text import roll_back, run_text, transaction_end
 
 logger = logging.getLogger(__name__)
 
 LEASE_LOST, INSTANCE_CANCELLED = "PD001", "PD002"
 _READ_ONLY_TRANSACTION = "25006"
-# The text can't run in a transaction block, or ends it: neither has had an effect yet.
-_NOT_IN_A_TRANSACTION = frozenset({"25001", "2D000"})
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SqlStep:
-    """One statement text to run, and the leased activity that it finishes."""
-
-    instance_id: str
-    execution_id: int
-    activity_id: int
-    token: str
-    node_id: str
-    query: str
-    submitted_by: str
-    database: str | None
-    stamp: str  # scope and generation, for status_details
-
-    def completion(self, result: str) -> str:
-        return encode_work(
-            ActivityCompletion(
-                instance=self.instance_id,
-                execution_id=self.execution_id,
-                id=self.activity_id,
-                result=result,
-            )
-        )
-
-    def projection(self, result: str) -> str:
-        record = {
-            "node": self.node_id,
-            "status": "completed",
-            "stamp": self.stamp,
-            "result": result,
-        }
-        return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-
-
-class LeaseGone(Exception):
-    """Somebody else has the step, or nobody needs it any more; the attempt was rolled back."""
-
-
-class Referee(Protocol):
-    """Answers from outside the step's own session whether a lost COMMIT took place."""
-
-    async def backend_is_gone(self, pid: int) -> bool: ...
-
-    async def is_leased(self, token: str) -> bool:
-        """Whether the activity row is there, held under this token."""
-        ...
+_REMEMBERED = 10_000  # nodes that are known to need no transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,17 +52,7 @@ class StepOptions:
     timeout_ms: int = 0  # statement_timeout; 0: what the role has
     attempts: int = 3  # for failures that prove that there was no effect
     backoff_s: float = 0.5  # before the second attempt, doubling
-
-
-class _TryAgain(Exception):
-    """The attempt had no effect, and the reason may pass."""
-
-    def __init__(self, failure: StepFailed) -> None:
-        super().__init__(failure)
-        self.failure = failure
-
-
-Sleep: TypeAlias = Callable[[float], Awaitable[None]]
+    at_most_once: bool = False  # what follows if a step outside of a transaction may have run
 
 
 class SqlSteps:
@@ -123,19 +66,32 @@ class SqlSteps:
     def __init__(
         self,
         connections: StepConnections,
-        referee: Referee,
+        desk: Desk,
         options: StepOptions = StepOptions(),
         *,
+        identity: Identity,
         home_database: str,
         jitter: Callable[[], float],
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._connections = connections
-        self._home_database = home_database
-        self._referee = referee
+        self._desk = desk
+        self._roles = Roles(desk)
         self._options = options
+        self._identity = identity
+        self._home_database = home_database
         self._jitter = jitter
         self._sleep = sleep
+        self._two_commits = TwoCommits(
+            connections,
+            desk,
+            identity,
+            options.limits,
+            timeout_ms=options.timeout_ms,
+            at_most_once=options.at_most_once,
+            sleep=sleep,
+        )
+        self._need_no_transaction: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     async def run(self, step: SqlStep) -> None:
         """Run the step and return once effect and record are committed.
@@ -144,167 +100,189 @@ class SqlSteps:
             StepFailed: for good; nothing of it is committed.
             LeaseGone: the step is not ours any more; nothing of it is committed.
         """
-        for attempt in range(1, self._options.attempts + 1):
+        step = self._roles.known(step)
+        try:
+            await self._run(step)
+        except (CannotLogIn, WrongSession) as error:
+            current = await self._roles.current(step)
+            if current.submitted_by == step.submitted_by:
+                raise _as_failure(error) from error
             try:
-                return await self._attempt(step)
-            except _TryAgain as error:
-                if attempt == self._options.attempts:
+                await self._run(current)  # as the role is called now
+            except WrongSession as wrong:
+                raise _as_failure(wrong) from wrong
+
+    async def _run(self, step: SqlStep) -> None:
+        if self._identity.actor(step.submitted_by).set_role is not None:
+            step = await self._roles.current(step)
+        place = None if step.database == self._home_database else step.database
+        in_transaction = self._in_transaction(step)
+        if place is None and in_transaction:
+            try:
+                return await self._repeat(lambda: self._attempt(step), step)
+            except NeedsNoTransaction:
+                in_transaction = False
+        step = await self._roles.current(step)  # nothing would be rolled back afterwards
+        try:
+            await self._outside(step, place, in_transaction=in_transaction)
+        except NeedsNoTransaction:
+            self._remember(step)
+            await self._outside(step, place, in_transaction=False)
+
+    async def _outside(self, step: SqlStep, place: str | None, *, in_transaction: bool) -> None:
+        await self._two_commits.run(
+            step,
+            place=place,
+            in_transaction=in_transaction,
+            attempts=self._attempts(step),
+            pause=self._pause,
+        )
+
+    def _in_transaction(self, step: SqlStep) -> bool:
+        """Whether to try the step in one transaction.
+
+        Raises:
+            StepFailed: the text ends its transaction, which its options forbid.
+        """
+        match step.options.tx:
+            case "none":
+                return False
+            case "required":
+                word = transaction_end(step.query)
+                if word is not None:
+                    raise StepFailed(
+                        f"SQL execution failed: the text ends its transaction itself ({word})",
+                        {"hint": f'leave {word} out, or do without "tx": "required"'},
+                    )
+                return True
+        if (step.workflow_id, step.node_id) in self._need_no_transaction:
+            return False
+        # A text that commits by itself leaves a gap before its record, so it has to be marked.
+        at_most_once = self._two_commits.is_at_most_once(step)
+        return not (at_most_once and transaction_end(step.query) is not None)
+
+    def _remember(self, step: SqlStep) -> None:
+        self._need_no_transaction[step.workflow_id, step.node_id] = None
+        if len(self._need_no_transaction) > _REMEMBERED:
+            self._need_no_transaction.popitem(last=False)
+
+    def _attempts(self, step: SqlStep) -> int:
+        retries = step.options.retries
+        return self._options.attempts if retries is None else 1 + retries
+
+    async def _pause(self, attempt: int) -> None:
+        delay = self._options.backoff_s * 2 ** (attempt - 1)
+        await self._sleep(delay * (0.5 + self._jitter() / 2))
+
+    async def _repeat(self, attempt: Callable[[], Awaitable[None]], step: SqlStep) -> None:
+        attempts = self._attempts(step)
+        for number in range(1, attempts + 1):
+            try:
+                return await attempt()
+            except TryAgain as error:
+                if number == attempts:
                     raise error.failure from error
-                delay = self._options.backoff_s * 2 ** (attempt - 1)
-                await self._sleep(delay * (0.5 + self._jitter() / 2))
+                await self._pause(number)
         raise AssertionError("unreachable")
 
-    async def _attempt(self, step: SqlStep, *, in_transaction: bool = True) -> None:
-        failure: ServerError | None = None
+    async def _attempt(self, step: SqlStep) -> None:
+        actor = self._identity.actor(step.submitted_by)
+        failure: StatementFailed | None = None
         lost_in_commit: psycopg.Error | None = None
         pid = 0
         try:
-            async with self._connections.borrow(step.submitted_by, self._place(step)) as connection:
+            async with self._connections.borrow(actor.session_role, None) as connection:
                 pid = connection.info.backend_pid
                 try:
-                    result = await self._run_text(connection, step, in_transaction)
+                    result = await run_text(
+                        connection,
+                        step.query,
+                        self._options.limits,
+                        before=self._before(step, actor),
+                    )
                     try:
-                        if self._place(step) is None:
-                            await self._finish(connection, step, result)
-                        else:
-                            await self._finish_elsewhere(connection, step, result)
+                        await self._finish(connection, step, result)
                     except psycopg.OperationalError as error:
                         lost_in_commit = error
                         raise
                 except StatementFailed as error:
-                    failure = error.error
-                    await _roll_back(connection)
+                    failure = error
+                    await roll_back(connection)
         except psycopg.OperationalError as error:
             if lost_in_commit is None:
-                raise _TryAgain(from_connection(error)) from error
+                raise TryAgain(from_connection(error)) from error
             await self._settle(step, pid, lost_in_commit)
         except ResultTooLarge as error:
             raise StepFailed(f"SQL execution failed: {error}") from error
         if failure is not None:
-            await self._failed(step, failure, in_transaction)
+            raise self._of_server(step, actor, failure)
 
-    def _place(self, step: SqlStep) -> str | None:
-        """The database of the step; None: the one that has the record."""
-        return None if step.database == self._home_database else step.database
-
-    async def _failed(self, step: SqlStep, error: ServerError, in_transaction: bool) -> None:
+    def _of_server(self, step: SqlStep, actor: Actor, failure: StatementFailed) -> Exception:
+        error = failure.error
         if error.sqlstate in (LEASE_LOST, INSTANCE_CANCELLED):
-            raise LeaseGone(error.message)
-        if in_transaction and error.sqlstate in _NOT_IN_A_TRANSACTION:
-            return await self._attempt(step, in_transaction=False)
-        if in_transaction and error.sqlstate.startswith(("40", "57P")):
-            raise _TryAgain(from_server(error))
-        raise from_server(error)
+            return LeaseGone(error.message)
+        if error.sqlstate in NOT_IN_A_TRANSACTION and step.options.tx != "required":
+            self._remember(step)
+            return NeedsNoTransaction(error.message)
+        if error.sqlstate in NOT_IN_A_TRANSACTION:
+            return from_server(error, hint='"tx": "required" forbids to run it outside of one')
+        if failure.is_ours and error.sqlstate == "42501":
+            return actor.refused(error.message)
+        if error.sqlstate.startswith(("40", "57P")):
+            return TryAgain(from_server(error, hint=_snapshot_hint(step, failure)))
+        return from_server(error)
 
-    async def _run_text(
-        self, connection: AsyncConnection, step: SqlStep, in_transaction: bool
-    ) -> str:
-        """Run the author's text and decode what it returned."""
-        prefix = self._prefix(step) if in_transaction else []
-        answers = Answers(self._options.limits, skip=len(prefix))
-        text = "".join(f"{statement};" for statement in prefix) + step.query
-        error: ServerError | None = None
-        async for result in wire.simple_query(connection.pgconn, text.encode()):
-            match result.status:
-                case pq.ExecStatus.TUPLES_CHUNK | pq.ExecStatus.SINGLE_TUPLE:
-                    answers.rows(result)
-                case pq.ExecStatus.FATAL_ERROR:
-                    error = ServerError.of(result)
-                case pq.ExecStatus.COPY_IN:
-                    connection.pgconn.put_copy_end(b"a workflow step has no input to copy from")
-                case pq.ExecStatus.COPY_OUT | pq.ExecStatus.COPY_BOTH:
-                    raise StepFailed(
-                        "SQL execution failed: COPY TO STDOUT has no reader in a workflow step; "
-                        "use SELECT, or COPY to a file or program"
-                    )
-                case _:
-                    answers.finished(result)
-        if error is not None:
-            raise StatementFailed(error)
-        statement = answers.kept
-        try:
-            types = await describe_types(connection, unknown_types(statement))
-        except psycopg.OperationalError:
-            raise
-        except psycopg.Error as refused:
-            raise StepFailed(f"SQL execution failed: {refused}") from refused
-        return document(statement, types, self._options.limits)
-
-    def _prefix(self, step: SqlStep) -> list[str]:
+    def _before(self, step: SqlStep, actor: Actor) -> list[str]:
         statements = [
-            _BEGIN,
-            f"SET LOCAL df.instance_id = {quote_literal(step.instance_id)}",
+            step.options.begin,
+            f"SET LOCAL df.instance_id = {quote_literal(step.workflow_id)}",
             f"SET LOCAL df.node_id = {quote_literal(step.node_id)}",
         ]
-        if self._options.timeout_ms:
-            statements.append(f"SET LOCAL statement_timeout = {self._options.timeout_ms}")
+        timeout_ms = timeout_of(step, self._options.timeout_ms)
+        if timeout_ms:
+            statements.append(f"SET LOCAL statement_timeout = {timeout_ms}")
+        if actor.set_role is not None:
+            statements.append(f"SET LOCAL ROLE {quote_identifier(actor.set_role)}")
         return statements
 
     async def _finish(self, connection: AsyncConnection, step: SqlStep, result: str) -> None:
         """Record the result and commit, in the step's transaction if it is still open."""
+        details: dict[str, Any] = dict(self._identity.actor(step.submitted_by).details)
         is_open = connection.info.transaction_status == pq.TransactionStatus.INTRANS
+        if not is_open:  # the text has committed by itself
+            details["delivery"] = "at_least_once"
         try:
-            await self._commit(connection, step, result, begin=not is_open)
+            await record(connection, step, result, begin=not is_open, details=details)
         except StatementFailed as error:
             if not is_open or error.error.sqlstate != _READ_ONLY_TRANSACTION:
                 raise
-            # The author made the transaction read-only, so it has no effect to commit with the record.
-            await _roll_back(connection)
-            await self._commit(connection, step, result, begin=True)
-
-    async def _finish_elsewhere(
-        self, connection: AsyncConnection, step: SqlStep, result: str
-    ) -> None:
-        """Commit the effect where it is, then the record at home; dying in between repeats the step."""
-        if connection.info.transaction_status == pq.TransactionStatus.INTRANS:
-            commands: list[tuple[bytes, list[bytes]]] = [
-                (b"SET CONSTRAINTS ALL IMMEDIATE", []),
-                (b"COMMIT", []),
-            ]
-            for answer in await wire.pipeline(connection.pgconn, commands):
-                if answer.status == pq.ExecStatus.FATAL_ERROR:
-                    raise StatementFailed(ServerError.of(answer))
-        async with self._connections.borrow(step.submitted_by, None) as home:
-            try:
-                await self._commit(home, step, result, begin=True)
-            except StatementFailed:
-                await _roll_back(home)
-                raise
-
-    async def _commit(
-        self, connection: AsyncConnection, step: SqlStep, result: str, *, begin: bool
-    ) -> None:
-        record = [step.token, step.completion(result), step.projection(result)]
-        commands: list[tuple[bytes, list[bytes]]] = [
-            (_BEGIN.encode() if begin else b"SET CONSTRAINTS ALL IMMEDIATE", []),
-            (b"RESET ROLE", []),
-            (b"SELECT df._finish_step_v1($1, $2, $3)", [text.encode() for text in record]),
-            (b"COMMIT", []),
-        ]
-        for position, answer in enumerate(await wire.pipeline(connection.pgconn, commands)):
-            if answer.status == pq.ExecStatus.FATAL_ERROR:
-                error = ServerError.of(answer)
-                if (
-                    position == 2
-                    and error.sqlstate[:2] in ("3F", "42")
-                    and error.sqlstate != "42501"
-                ):
-                    raise LeaseGone(f"the schema df is gone or changed: {error.message}")
-                raise StatementFailed(error)
+            # The transaction is read-only, so it has no effect to commit with the record.
+            await roll_back(connection)
+            await record(connection, step, result, begin=True, details=details)
 
     async def _settle(self, step: SqlStep, pid: int, error: psycopg.Error) -> None:
         """Find out whether a COMMIT whose answer was lost took place; never call it a failure.
 
         Raises:
-            _TryAgain: it did not.
+            TryAgain: it did not.
         """
-        logger.warning("instance %s: the answer to a commit was lost", step.instance_id)
-        while not await self._referee.backend_is_gone(pid):
+        logger.warning("instance %s: the answer to a commit was lost", step.workflow_id)
+        while not await self._desk.backend_is_gone(pid):
             await self._sleep(0.2)
-        if await self._referee.is_leased(step.token):
-            raise _TryAgain(from_connection(error)) from error
+        if await self._desk.is_leased(step.token):
+            raise TryAgain(from_connection(error)) from error
 
 
-async def _roll_back(connection: AsyncConnection[Any]) -> None:
-    if connection.info.transaction_status != pq.TransactionStatus.IDLE:
-        await connection.execute("ROLLBACK", prepare=False)
+def _as_failure(error: CannotLogIn | WrongSession) -> StepFailed:
+    if isinstance(error, CannotLogIn):
+        return error
+    return StepFailed(f"SQL execution failed: {error}")
+
+
+def _snapshot_hint(step: SqlStep, failure: StatementFailed) -> str | None:
+    if failure.is_ours and step.options.isolation != "read committed":
+        return (
+            f"under {step.options.isolation} a step has to end before its lease is renewed for the first "
+            "time, after a third of the worker's activity_lease"
+        )
+    return None

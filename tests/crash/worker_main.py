@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import time
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -12,40 +13,61 @@ from psycopg import AsyncConnection
 
 import pg_durable.worker
 from pg_durable.settings import Settings
-from pg_durable.steps.sql import SqlStep, SqlSteps
+from pg_durable.steps.sql import SqlSteps
+from pg_durable.steps.step import SqlStep
 from pg_durable.worker import Worker
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.crash.worker_main"])
 
 
-def start_worker(dsn: str, log: str, *, two_commits: bool = False, **settings: Any) -> BaseProcess:
+def start_worker(
+    dsn: str, log: str, *, two_commits: bool = False, clock_is_off_by_s: int = 0, **settings: Any
+) -> BaseProcess:
     """Start a worker process; it runs until it is killed or asked to stop.
 
     Args:
         two_commits: commit the effect first and the record of it a little later, as a worker would that
             knows no better; to see that a test notices.
+        clock_is_off_by_s: how far the clock of its machine is from the server's.
     """
-    process = _context.Process(target=_run, args=(dsn, log, two_commits, settings), daemon=True)
+    arguments = (dsn, log, two_commits, clock_is_off_by_s, settings)
+    process = _context.Process(target=_run, args=arguments, daemon=True)
     process.start()
     return process
 
 
-class TwoCommits(SqlSteps):
-    """Steps whose effect and record are not one commit."""
+def _commit_twice() -> None:
+    """Let a step commit its effect, and the record of it a little later."""
+    at_once = wire.pipeline
 
-    async def _finish(self, connection: AsyncConnection, step: SqlStep, result: str) -> None:
-        await connection.execute("COMMIT")
-        await asyncio.sleep(0.05)
-        await super()._finish(connection, step, result)
+    async def in_two(connection: PGconn, commands: Commands) -> list[PGresult]:
+        if any(b"_finish_step_v1" in text for text, _ in commands):
+            await at_once(connection, [(b"COMMIT", [])])
+            await asyncio.sleep(0.05)
+            commands = [(b"BEGIN", []), *commands[1:]]
+        return await at_once(connection, commands)
+
+    vars(wire)["pipeline"] = in_two
 
 
-def _run(dsn: str, log: str, two_commits: bool, settings: dict[str, Any]) -> None:
+def _run(
+    dsn: str, log: str, two_commits: bool, clock_is_off_by_s: int, settings: dict[str, Any]
+) -> None:
+    if clock_is_off_by_s:
+        _set_clock(clock_is_off_by_s)
     if two_commits:
-        vars(pg_durable.worker)["SqlSteps"] = TwoCommits
+        _commit_twice()
     logging.basicConfig(
         filename=log,
         level="INFO",
         format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
     )
     asyncio.run(Worker(dsn, Settings.load(settings)).run_until_signalled())
+
+
+def _set_clock(seconds: int) -> None:
+    """Shift this process's idea of the wall clock; monotonic clocks stay as they are."""
+    right_ns = time.time_ns
+    vars(time)["time_ns"] = lambda: right_ns() + seconds * 1_000_000_000
+    vars(time)["time"] = lambda: time.time_ns() / 1e9

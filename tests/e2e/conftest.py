@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from tests.fixtures.workers import installed, worker, workflows
+from tests.fixtures.workers import installed, worker, worker_here, workflows
 
-__all__ = ["installed", "worker", "workflows"]
+__all__ = ["installed", "worker", "worker_here", "workflows"]
