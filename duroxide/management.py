@@ -24,6 +24,7 @@ from duroxide.providers.base import (
     PruneOptions,
     PruneResult,
     QueueDepths,
+    Suspension,
     SystemMetrics,
 )
 from duroxide.state import ExecutionStatus
@@ -124,6 +125,29 @@ class Management:
         """An instance and all its descendants, parents first."""
         return await self.admin.instance_tree(instance_id)
 
+    async def suspend(self, instance_id: InstanceId) -> bool:
+        """Give an instance no turns until it is resumed; False: it was suspended already.
+
+        From the moment this returns no turn of it is written. Messages wait in order, due timers among
+        them; its activities and its children go on. Cancelling a suspended instance resumes it, so that
+        it can end.
+
+        Raises:
+            InstanceNotFound: the store does not know it, or not yet: it has to have had a turn.
+            ClientError: it has ended.
+        """
+        outcome = (await self.admin.suspend_instances([instance_id]))[instance_id]
+        return _changed(outcome, instance_id)
+
+    async def resume(self, instance_id: InstanceId) -> bool:
+        """Let an instance have turns again, first with what has waited; False: it was not suspended.
+
+        Raises:
+            InstanceNotFound: the store does not know it.
+        """
+        outcome = (await self.admin.resume_instances([instance_id]))[instance_id]
+        return _changed(outcome, instance_id)
+
     async def delete(self, instance_id: InstanceId, *, force: bool = False) -> DeleteResult:
         """Delete an instance with all its descendants, or nothing.
 
@@ -203,6 +227,16 @@ class Management:
             )
             for event in await self.provider.read_history(instance_id, info.execution_id):
                 yield event
+
+
+def _changed(outcome: Suspension, instance_id: InstanceId) -> bool:
+    match outcome:
+        case Suspension.UNKNOWN:
+            raise InstanceNotFound(instance_id)
+        case Suspension.ENDED:
+            raise ClientError(f"instance {instance_id!r} can't be suspended: it has ended")
+        case Suspension.CHANGED | Suspension.UNCHANGED:
+            return outcome is Suspension.CHANGED
 
 
 def _line(about: str, **facts: object) -> str:

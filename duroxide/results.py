@@ -89,6 +89,7 @@ class InstanceInfo:
     created_at: int
     updated_at: int
     parent_instance_id: str | None
+    suspended_at: int | None = None
 
     @classmethod
     def of(cls, state: base.InstanceStatus) -> InstanceInfo:
@@ -102,6 +103,7 @@ class InstanceInfo:
             state.created_at_ms,
             state.updated_at_ms,
             state.parent_instance_id,
+            state.suspended_at_ms,
         )
 
 

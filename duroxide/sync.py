@@ -250,6 +250,18 @@ class Client:
     def get_instance_tree(self, instance_id: str) -> InstanceTree:
         return InstanceTree(instance_id, list(self._call(self._admin.instance_tree(instance_id))))
 
+    def suspend_instance(self, instance_id: str) -> bool:
+        """Give it no turns until it is resumed; what comes for it waits. False: it was suspended already.
+
+        Raises:
+            ClientError: it has ended; InstanceNotFound if it is unknown, or has had no turn yet.
+        """
+        return self._call(self._client.suspend(instance_id))
+
+    def resume_instance(self, instance_id: str) -> bool:
+        """Let it go on with what has waited; False: it was not suspended."""
+        return self._call(self._client.resume(instance_id))
+
     def delete_instance(self, instance_id: str, force: bool = False) -> DeleteInstanceResult:
         """Delete an instance with all its children.
 

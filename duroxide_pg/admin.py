@@ -18,6 +18,7 @@ from duroxide.providers.base import (
     PruneOptions,
     PruneResult,
     QueueDepths,
+    Suspension,
     SystemMetrics,
 )
 from duroxide.providers.paging import decode_cursor, encode_cursor
@@ -26,6 +27,7 @@ from duroxide_pg.arrays import Texts
 from duroxide_pg.connections import HotConnection
 from duroxide_pg.queries import Statement
 from duroxide_pg.rows import to_status
+from duroxide_pg.wakeups import Wakeups
 
 SLICE = 500
 """Instances per transaction of a deletion by filter."""
@@ -34,6 +36,8 @@ DEFAULT_LIMIT = 1_000
 
 class PostgresAdmin:
     """`ProviderAdmin` on the connection that also serves clients' reads."""
+
+    _wakeups: Wakeups
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class PostgresAdmin:
             names=_texts(which.names),
             parent=which.parent_instance_id,
             roots=which.roots_only,
+            suspended=which.suspended_only,
             from_ms=which.created_from_ms,
             before_ms=which.created_before_ms,
             created=created,
@@ -140,6 +145,27 @@ class PostgresAdmin:
         return PruneResult(
             instances_processed=instances, executions_deleted=executions, events_deleted=events
         )
+
+    async def suspend_instances(
+        self, instance_ids: Sequence[InstanceId]
+    ) -> Mapping[InstanceId, Suspension]:
+        rows = await self._ask(
+            "suspend_instances", instance_ids=Texts(instance_ids), now=self._admin_now_ms()
+        )
+        self._say_changed(instance_ids)
+        return {instance_id: Suspension(outcome) for instance_id, outcome in rows}
+
+    async def resume_instances(
+        self, instance_ids: Sequence[InstanceId]
+    ) -> Mapping[InstanceId, Suspension]:
+        rows = await self._ask("resume_instances", instance_ids=Texts(instance_ids))
+        self._wakeups.turns.give()
+        self._say_changed(instance_ids)
+        return {instance_id: Suspension(outcome) for instance_id, outcome in rows}
+
+    def _say_changed(self, instance_ids: Sequence[InstanceId]) -> None:
+        self._wakeups.changed(instance_ids)
+        self._wakeups.send_wakes()
 
     async def system_metrics(self) -> SystemMetrics:
         ((instances, executions, running, completed, failed, events),) = await self._ask(

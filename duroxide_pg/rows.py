@@ -154,4 +154,5 @@ def to_status(row: Sequence[Any]) -> InstanceStatus:
         updated_at_ms=row[9],
         completed_at_ms=row[10],
         parent_instance_id=row[11],
+        suspended_at_ms=row[12],
     )

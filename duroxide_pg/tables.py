@@ -75,6 +75,7 @@ def _instances(tables: sa.MetaData) -> None:
         _time("completed_at", null=True),
         _time("created_at"),
         _time("updated_at"),
+        _time("suspended_at", null=True),
     )
     sa.Index(
         "instances_parent",
@@ -82,6 +83,11 @@ def _instances(tables: sa.MetaData) -> None:
         postgresql_where=instances.c.parent_instance_id.is_not(None),
     )
     sa.Index("instances_created", instances.c.created_at, instances.c.instance_id)
+    sa.Index(
+        "instances_suspended",
+        instances.c.instance_id,
+        postgresql_where=instances.c.suspended_at.is_not(None),
+    )
     sa.Table(
         "executions_done",
         tables,
@@ -121,6 +127,7 @@ def _queues(tables: sa.MetaData) -> None:
         _big("timer_execution_id", null=True),
         _big("timer_id", null=True),
         _time("created_at", default=True),
+        _time("held_visible_at", null=True),
     )
     sa.Index(
         "orchestrator_queue_ready",

@@ -315,6 +315,7 @@ class InstanceStatus:
     updated_at_ms: int
     completed_at_ms: int | None
     parent_instance_id: InstanceId | None = None
+    suspended_at_ms: int | None = None  # it gets no turns until it is resumed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -483,6 +484,7 @@ class InstanceQuery:
     names: tuple[str, ...] | None = None  # of their orchestrations
     parent_instance_id: InstanceId | None = None  # its children; None: of any parent or none
     roots_only: bool = False  # no children
+    suspended_only: bool = False
     created_from_ms: int | None = None
     created_before_ms: int | None = None
 
@@ -491,6 +493,15 @@ class InstanceQuery:
 class InstancePage:
     instances: tuple[InstanceStatus, ...]  # newest first
     next_cursor: str | None  # of the page after this; None: this is the last one
+
+
+class Suspension(Enum):
+    """What became of the wish to suspend or to resume an instance."""
+
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"  # it was so already
+    ENDED = "ended"  # there is nothing left to suspend
+    UNKNOWN = "unknown"  # the store does not have it, or not yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -601,6 +612,23 @@ class ProviderAdmin(Protocol):
     async def prune_executions_by_filter(
         self, which: InstanceFilter, options: PruneOptions
     ) -> PruneResult: ...
+
+    async def suspend_instances(
+        self, instance_ids: Sequence[InstanceId]
+    ) -> Mapping[InstanceId, Suspension]:
+        """Give these instances no turns until they are resumed.
+
+        From this commit on no turn of them is written: whoever has one in hand finds its lease lost, and
+        that delivery is not counted. Their messages wait, in order, the due timers among them; their
+        activities go on. A message that cancels a suspended instance resumes it once it is visible.
+        """
+        ...
+
+    async def resume_instances(
+        self, instance_ids: Sequence[InstanceId]
+    ) -> Mapping[InstanceId, Suspension]:
+        """Let them have turns again, beginning with what has waited."""
+        ...
 
     async def system_metrics(self) -> SystemMetrics: ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from duroxide.clock import Clock
 from duroxide.errors import ProviderError
@@ -19,10 +19,12 @@ from duroxide.providers.base import (
     PruneOptions,
     PruneResult,
     QueueDepths,
+    Suspension,
     SystemMetrics,
 )
 from duroxide.providers.memory_store import Execution, Instance, MemoryStore
 from duroxide.providers.paging import decode_cursor, encode_cursor
+from duroxide.providers.wakeup import ChangeFeed, Wakeup
 from duroxide.state import ExecutionStatus
 
 DEFAULT_LIMIT = 1000  # of instances that one bulk call touches
@@ -33,6 +35,8 @@ class MemoryAdmin:
 
     _store: MemoryStore
     _clock: Clock
+    _turns: Wakeup
+    _changes: ChangeFeed
 
     async def list_instances(
         self, *, status: str | None = None, limit: int | None = None
@@ -171,6 +175,22 @@ class MemoryAdmin:
             events_deleted=sum(r.events_deleted for r in results),
         )
 
+    async def suspend_instances(
+        self, instance_ids: Sequence[InstanceId]
+    ) -> Mapping[InstanceId, Suspension]:
+        now_ms = self._clock.now_ms()
+        answer = {i: self._store.suspend(i, now_ms) for i in dict.fromkeys(instance_ids)}
+        self._changes.tell(answer)
+        return answer
+
+    async def resume_instances(
+        self, instance_ids: Sequence[InstanceId]
+    ) -> Mapping[InstanceId, Suspension]:
+        answer = {i: self._store.resume(i) for i in dict.fromkeys(instance_ids)}
+        self._turns.notify()
+        self._changes.tell(answer)
+        return answer
+
     async def system_metrics(self) -> SystemMetrics:
         instances = self._store.instances.values()
         executions = [e for instance in instances for e in instance.executions.values()]
@@ -193,7 +213,7 @@ class MemoryAdmin:
             for queued in queue.values():
                 if queued.visible_at_ms > now_ms:
                     timers += queued.message.kind is MessageKind.TIMER
-                elif queued.message_id not in leased:
+                elif queued.message_id not in leased and not store.is_suspended(instance_id):
                     ready += 1
         return QueueDepths(
             orchestrator_queue=ready,
@@ -250,6 +270,7 @@ def _is_wanted(state: InstanceStatus, which: InstanceQuery) -> bool:
         and (which.names is None or state.name in which.names)
         and (parent is None or state.parent_instance_id == parent)
         and (not which.roots_only or state.parent_instance_id is None)
+        and (not which.suspended_only or state.suspended_at_ms is not None)
         and (since is None or state.created_at_ms >= since)
         and (before is None or state.created_at_ms < before)
     )

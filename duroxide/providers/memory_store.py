@@ -26,8 +26,10 @@ from duroxide.providers.base import (
     LeasedActivity,
     LeasedTurn,
     Message,
+    MessageKind,
     ReceivedMessage,
     SessionOwner,
+    Suspension,
     TagSelection,
 )
 from duroxide.providers.text import unstorable
@@ -108,6 +110,7 @@ class Instance:
     key_values: dict[str, KeyValue] = field(default_factory=dict)  # as the execution began
     changed_key_values: dict[str, KeyValue | None] = field(default_factory=dict)  # None: cleared
     last_turn: object = None  # what makes a repeated commit recognisable
+    suspended_at_ms: int | None = None
 
     @property
     def current(self) -> Execution:
@@ -142,6 +145,7 @@ class Instance:
             updated_at_ms=self.updated_at_ms,
             completed_at_ms=current.completed_at_ms,
             parent_instance_id=self.parent_instance_id,
+            suspended_at_ms=self.suspended_at_ms,
         )
 
 
@@ -183,6 +187,7 @@ class MemoryStore:
                 ]
                 if fresh:
                     turns.append(self._deliver(instance_id, lease, fresh, known))
+        self._resume_what_is_cancelled(now_ms)
         for instance_id in self._candidates(now_ms, versions)[: want - len(turns)]:
             lease = TurnLease(TurnToken(self._new_token()), now_ms + lease_ms)
             self._hold(instance_id, lease)
@@ -214,6 +219,8 @@ class MemoryStore:
         for instance_id in self.messages:
             visible = self._visible(instance_id, now_ms)
             if not visible or self.is_turn_leased(instance_id, now_ms):
+                continue
+            if self.is_suspended(instance_id):
                 continue
             instance = self.instances.get(instance_id)
             if versions is not None and not _runs(instance, versions):
@@ -324,6 +331,43 @@ class MemoryStore:
             session_id=activity.session_id,
             heartbeat=queued.heartbeat,
         )
+
+    # Suspending.
+
+    def suspend(self, instance_id: InstanceId, now_ms: int) -> Suspension:
+        instance = self.instances.get(instance_id)
+        if instance is None:
+            return Suspension.UNKNOWN
+        if instance.current.status.is_terminal:
+            return Suspension.ENDED
+        if instance.suspended_at_ms is not None:
+            return Suspension.UNCHANGED
+        instance.suspended_at_ms = now_ms
+        lease = self.leases.get(instance_id)
+        queue = self.messages.get(instance_id, {})
+        for message_id in lease.message_ids & queue.keys() if lease is not None else ():
+            queue[message_id].attempt_count -= 1
+        self.release(instance_id)
+        return Suspension.CHANGED
+
+    def resume(self, instance_id: InstanceId) -> Suspension:
+        instance = self.instances.get(instance_id)
+        if instance is None:
+            return Suspension.UNKNOWN
+        if instance.suspended_at_ms is None:
+            return Suspension.UNCHANGED
+        instance.suspended_at_ms = None
+        return Suspension.CHANGED
+
+    def is_suspended(self, instance_id: InstanceId) -> bool:
+        instance = self.instances.get(instance_id)
+        return instance is not None and instance.suspended_at_ms is not None
+
+    def _resume_what_is_cancelled(self, now_ms: int) -> None:
+        for instance_id in filter(self.is_suspended, self.messages):
+            visible = self._visible(instance_id, now_ms)
+            if any(queued.message.kind is MessageKind.CANCEL for queued in visible):
+                self.resume(instance_id)
 
     # Leases.
 

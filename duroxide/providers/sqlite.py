@@ -42,7 +42,9 @@ from duroxide.version import VersionRange
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# What a version adds to tables that were there before it; new tables come with the whole schema.
+_ADDED = {3: "alter table instances add column suspended_at_ms integer;"}
 BUSY_TIMEOUT_S = 5.0
 # How soon a commit of another process is noticed: sooner while there is another one.
 ALONE_LOOK_S = 0.05
@@ -176,12 +178,22 @@ class SqliteProvider(SqliteAdmin):
                 "upgrade the package",
                 False,
             )
-        if version == SCHEMA_VERSION:
-            return
+        if version < SCHEMA_VERSION:
+            self._upgrade(connection, version)
+
+    def _upgrade(self, connection: sqlite3.Connection, version: int) -> None:
         schema = resources.files("duroxide.providers").joinpath("sqlite_schema.sql").read_text()
-        connection.executescript(
-            f"begin immediate;\n{schema}\npragma user_version = {SCHEMA_VERSION};\ncommit;"
-        )
+        added = "\n".join(text for since, text in _ADDED.items() if 0 < version < since)
+        try:
+            connection.executescript(
+                f"begin immediate;\n{added}\n{schema}\n"
+                f"pragma user_version = {SCHEMA_VERSION};\ncommit;"
+            )
+        except sqlite3.OperationalError:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            if connection.execute("pragma user_version").fetchone() != (SCHEMA_VERSION,):
+                raise  # else another process has done it meanwhile
 
     async def close(self) -> None:
         writer, self._writer = self._writer, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,11 +23,13 @@ from duroxide.providers.base import (
     PruneOptions,
     PruneResult,
     QueueDepths,
+    Suspension,
     SystemMetrics,
 )
 from duroxide.providers.memory_admin import DEFAULT_LIMIT
 from duroxide.providers.paging import decode_cursor, encode_cursor
 from duroxide.providers.sqlite_store import SQL, SqliteStore, key_values_of, status_of
+from duroxide.providers.wakeup import ChangeFeed, Wakeup
 from duroxide.state import ExecutionStatus
 
 T = TypeVar("T")
@@ -47,6 +49,8 @@ class SqliteAdmin:
 
     _store: SqliteStore
     _clock: Clock
+    _turns: Wakeup
+    _changes: ChangeFeed
 
     async def _run(self, operation: str, work: Callable[[], T]) -> T:
         raise NotImplementedError
@@ -79,6 +83,7 @@ class SqliteAdmin:
             "names": _set(which.names),
             "parent": which.parent_instance_id,
             "roots": which.roots_only,
+            "suspended": which.suspended_only,
             "from": which.created_from_ms,
             "before": which.created_before_ms,
             "created": created,
@@ -247,6 +252,30 @@ class SqliteAdmin:
             executions_deleted=counts.executions,
             events_deleted=counts.events,
         )
+
+    # Suspending.
+
+    async def suspend_instances(
+        self, instance_ids: Sequence[InstanceId]
+    ) -> Mapping[InstanceId, Suspension]:
+        def write() -> dict[InstanceId, Suspension]:
+            now_ms = self._clock.now_ms()
+            return {i: self._store.suspend(i, now_ms) for i in dict.fromkeys(instance_ids)}
+
+        answer = await self._run("suspend_instances", write)
+        self._changes.tell(answer)
+        return answer
+
+    async def resume_instances(
+        self, instance_ids: Sequence[InstanceId]
+    ) -> Mapping[InstanceId, Suspension]:
+        def write() -> dict[InstanceId, Suspension]:
+            return {i: self._store.resume(i) for i in dict.fromkeys(instance_ids)}
+
+        answer = await self._run("resume_instances", write)
+        self._turns.notify()
+        self._changes.tell(answer)
+        return answer
 
     # Measuring.
 

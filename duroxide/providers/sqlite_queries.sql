@@ -10,7 +10,29 @@ left join instances as i on i.instance_id = m.instance_id
 left join executions as e
     on e.instance_id = i.instance_id and e.execution_id = i.execution_id
 where m.visible_at_ms <= :now and (l.instance_id is null or l.expires_at_ms <= :now)
+  and i.suspended_at_ms is null
 order by m.visible_at_ms, m.message_id;
+
+-- name: resume_cancelled
+-- Suspended instances that are to be cancelled, and so have to run once more.
+update instances set suspended_at_ms = null
+where suspended_at_ms is not null and exists (
+    select 1 from messages as m
+    where m.instance_id = instances.instance_id and m.visible_at_ms <= :now and m.kind = :cancel
+);
+
+-- name: suspend
+update instances set suspended_at_ms = :now where instance_id = :instance_id;
+
+-- name: resume
+update instances set suspended_at_ms = null where instance_id = ?;
+
+-- name: forgive_delivery
+-- What the lease of an instance was given counts as not delivered.
+update messages set token = null, attempt_count = attempt_count - 1
+where instance_id = :instance_id and token = (
+    select l.token from leases as l where l.instance_id = :instance_id
+);
 
 -- name: take_lease
 insert into leases (instance_id, token, expires_at_ms, worker)
@@ -254,7 +276,7 @@ select min(t) from (
 select
     i.instance_id, i.execution_id, i.name, i.version, e.status, e.output, i.custom_status,
     i.custom_status_version, i.created_at_ms, i.updated_at_ms, e.completed_at_ms,
-    i.parent_instance_id
+    i.parent_instance_id, i.suspended_at_ms
 from instances as i
 join executions as e on e.instance_id = i.instance_id and e.execution_id = i.execution_id
 where i.instance_id = ?;
@@ -271,7 +293,7 @@ limit :limit;
 select
     i.instance_id, i.execution_id, i.name, i.version, e.status, e.output, i.custom_status,
     i.custom_status_version, i.created_at_ms, i.updated_at_ms, e.completed_at_ms,
-    i.parent_instance_id
+    i.parent_instance_id, i.suspended_at_ms
 from instances as i
 join executions as e on e.instance_id = i.instance_id and e.execution_id = i.execution_id
 where
@@ -279,6 +301,7 @@ where
     and (:names is null or i.name in (select value from json_each(:names)))
     and (:parent is null or i.parent_instance_id = :parent)
     and (not :roots or i.parent_instance_id is null)
+    and (not :suspended or i.suspended_at_ms is not null)
     and (:from is null or i.created_at_ms >= :from)
     and (:before is null or i.created_at_ms < :before)
     and (:created is null or (i.created_at_ms, i.instance_id) < (:created, :id))
@@ -324,7 +347,9 @@ select
     (
         select count(*) from messages as m
         left join leases as l on l.instance_id = m.instance_id and l.expires_at_ms > :now
+        left join instances as i on i.instance_id = m.instance_id
         where m.visible_at_ms <= :now and (l.token is null or m.token is not l.token)
+          and i.suspended_at_ms is null
     ),
     (select count(*) from activities where visible_at_ms <= :now and expires_at_ms <= :now),
     (select count(*) from messages where visible_at_ms > :now and kind = :timer);

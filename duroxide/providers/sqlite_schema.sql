@@ -11,8 +11,11 @@ create table if not exists instances (
     custom_status_version integer not null default 0,
     created_at_ms integer not null,
     updated_at_ms integer not null,
-    last_turn text                                  -- what makes a repeated commit recognisable
+    last_turn text,                                 -- what makes a repeated commit recognisable
+    suspended_at_ms integer
 ) without rowid;
+create index if not exists instances_suspended
+    on instances (suspended_at_ms) where suspended_at_ms is not null;
 create index if not exists instances_by_parent
     on instances (parent_instance_id) where parent_instance_id is not null;
 create index if not exists instances_by_age on instances (created_at_ms);

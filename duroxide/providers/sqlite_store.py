@@ -32,6 +32,7 @@ from duroxide.providers.base import (
     MessageKind,
     ReceivedMessage,
     SessionOwner,
+    Suspension,
     TagMode,
     TagSelection,
 )
@@ -101,6 +102,7 @@ class SqliteStore:
             lease = self._run("held_lease", {"token": token, "now": now_ms}).fetchone()
             if lease is not None:
                 turns += self._deliver(lease[0], token, lease[1], now_ms, known)
+        self._run("resume_cancelled", {"now": now_ms, "cancel": int(MessageKind.CANCEL)})
         for instance_id in self._candidates(now_ms, want - len(turns), versions):
             token, expires_at_ms = TurnToken(self._new_token()), now_ms + lease_ms
             self._run(
@@ -243,6 +245,31 @@ class SqliteStore:
             session_id=row[6],
             heartbeat=row[10],
         )
+
+    # Suspending.
+
+    def suspend(self, instance_id: InstanceId, now_ms: int) -> Suspension:
+        row = self._run("status", (instance_id,)).fetchone()
+        if row is None:
+            return Suspension.UNKNOWN
+        state = status_of(row)
+        if state.status.is_terminal:
+            return Suspension.ENDED
+        if state.suspended_at_ms is not None:
+            return Suspension.UNCHANGED
+        self._run("suspend", {"instance_id": instance_id, "now": now_ms})
+        self._run("forgive_delivery", {"instance_id": instance_id})
+        self._run("end_lease", (instance_id,))
+        return Suspension.CHANGED
+
+    def resume(self, instance_id: InstanceId) -> Suspension:
+        row = self._run("status", (instance_id,)).fetchone()
+        if row is None:
+            return Suspension.UNKNOWN
+        if status_of(row).suspended_at_ms is None:
+            return Suspension.UNCHANGED
+        self._run("resume", (instance_id,))
+        return Suspension.CHANGED
 
     # Leases.
 
@@ -636,4 +663,5 @@ def status_of(row: Sequence[Any]) -> InstanceStatus:
         updated_at_ms=row[9],
         completed_at_ms=row[10],
         parent_instance_id=row[11],
+        suspended_at_ms=row[12],
     )

@@ -7,7 +7,8 @@ select s.instance_id, s.current_execution_id, s.orchestration_name, s.orchestrat
        floor(extract(epoch from s.created_at) * 1000)::bigint,
        floor(extract(epoch from s.updated_at) * 1000)::bigint,
        floor(extract(epoch from s.completed_at) * 1000)::bigint,
-       s.parent_instance_id
+       s.parent_instance_id,
+       floor(extract(epoch from s.suspended_at) * 1000)::bigint
   from {schema}.instances as s
  where %(status)s::text is null or s.status = %(status)s
  order by s.created_at desc, s.instance_id desc
@@ -21,12 +22,14 @@ select s.instance_id, s.current_execution_id, s.orchestration_name, s.orchestrat
        floor(extract(epoch from s.updated_at) * 1000)::bigint,
        floor(extract(epoch from s.completed_at) * 1000)::bigint,
        s.parent_instance_id,
+       floor(extract(epoch from s.suspended_at) * 1000)::bigint,
        (extract(epoch from s.created_at) * 1000000)::bigint
   from {schema}.instances as s
  where (%(statuses)s::text[] is null or s.status = any(%(statuses)s::text[]))
    and (%(names)s::text[] is null or s.orchestration_name = any(%(names)s::text[]))
    and (%(parent)s::text is null or s.parent_instance_id = %(parent)s)
    and (not %(roots)s::boolean or s.parent_instance_id is null)
+   and (not %(suspended)s::boolean or s.suspended_at is not null)
    and (%(from_ms)s::bigint is null
         or s.created_at >= timestamptz 'epoch' + %(from_ms)s::bigint * interval '1 millisecond')
    and (%(before_ms)s::bigint is null
@@ -101,7 +104,7 @@ select (
                   select from {schema}.instance_locks as l
                    where l.instance_id = q.instance_id
                      and l.locked_until > floor(extract(epoch from clock.ts) * 1000)
-                     and q.id = any (l.msg_ids)
+                     and (q.id = any (l.msg_ids) or l.lock_token = '')
               )
        ),
        (
@@ -111,7 +114,7 @@ select (
        ),
        (
            select count(*) from {schema}.orchestrator_queue as q, clock
-            where q.visible_at > clock.ts and q.kind = 4
+            where q.visible_at > clock.ts and q.kind = 4 and q.held_visible_at is null
        );
 
 -- name: instance_stats
@@ -120,7 +123,8 @@ select s.history_events::bigint, s.history_bytes,
        (select count(*) from {schema}.orchestrator_queue as q
          where q.instance_id = s.instance_id
            and q.kind = 6
-           and q.visible_at <= coalesce(to_timestamp(%(now)s::bigint / 1000.0), clock_timestamp())),
+           and coalesce(q.held_visible_at, q.visible_at)
+               <= coalesce(to_timestamp(%(now)s::bigint / 1000.0), clock_timestamp())),
        (select count(*)
           from (select key from {schema}.kv_store where instance_id = s.instance_id
                 union
@@ -150,3 +154,9 @@ gone as (
     returning 1
 )
 select count(*) from gone;
+
+-- name: suspend_instances
+select * from {schema}.suspend_instances_v1(%(instance_ids)s, %(now)s);
+
+-- name: resume_instances
+select * from {schema}.resume_instances_v1(%(instance_ids)s);

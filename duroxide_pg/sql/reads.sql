@@ -6,7 +6,8 @@ select s.instance_id, s.current_execution_id, s.orchestration_name, s.orchestrat
        floor(extract(epoch from s.created_at) * 1000)::bigint,
        floor(extract(epoch from s.updated_at) * 1000)::bigint,
        floor(extract(epoch from s.completed_at) * 1000)::bigint,
-       s.parent_instance_id
+       s.parent_instance_id,
+       floor(extract(epoch from s.suspended_at) * 1000)::bigint
   from {schema}.instances as s
  where s.instance_id = any (%(instance_ids)s);
 

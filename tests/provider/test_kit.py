@@ -222,6 +222,10 @@ def loses_custom_status_of_kept(
     return MemoryStore._commit_turn(self, item, now_ms, eager)
 
 
+def forgets_suspensions(self: MemoryStore, instance_id: str) -> bool:
+    return False
+
+
 BROKEN: Mapping[str, type[Broken]] = {
     "AtomicitySuite": broken("TwoSteps", _commit_turn=writes_in_two_steps),
     "AttemptSuite": broken("ForgetsAttempts", _abandon_turn=forgets_attempts),
@@ -249,6 +253,7 @@ BROKEN: Mapping[str, type[Broken]] = {
     "RaceSuite": broken("OneAtATime", lease_turns=leases_after_looking),
     "SessionSuite": broken("AnySession", lease_activities=any_session),
     "StickyLeaseSuite": broken("ReleasesKept", _commit_turn=releases_kept),
+    "SuspensionSuite": broken("ForgetsSuspensions", is_suspended=forgets_suspensions),
     "TagSuite": broken("AnyTag", lease_activities=any_tag),
     "VersionSuite": broken("AllVersions", _candidates=all_versions),
 }

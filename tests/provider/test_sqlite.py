@@ -95,3 +95,24 @@ async def test_what_is_committed_is_there_after_reopening(tmp_path: Path) -> Non
     answer = await second.poll_turns(worker="w", want=1, lease_ms=1_000)
     assert [turn.instance_id for turn in answer.turns] == ["i1"]
     await second.close()
+
+
+async def test_a_file_of_the_last_schema_is_upgraded_with_what_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "older.db"
+    first = SqliteProvider(path)
+    async with AsyncClient(first) as client:
+        await client.start("Greet", instance_id="i1")
+    await first.close()
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "drop index instances_suspended; alter table instances drop column suspended_at_ms;"
+        "pragma user_version = 2;"
+    )
+    connection.close()
+    providers = [SqliteProvider(path), SqliteProvider(path)]
+    for provider in providers:
+        await provider.start()
+    answer = await providers[0].poll_turns(worker="w", want=1, lease_ms=1_000)
+    assert [turn.instance_id for turn in answer.turns] == ["i1"]
+    for provider in providers:
+        await provider.close()

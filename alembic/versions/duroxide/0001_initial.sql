@@ -23,11 +23,13 @@ create table {schema}.instances (
     started_at timestamptz not null,
     completed_at timestamptz,
     created_at timestamptz not null,
-    updated_at timestamptz not null
+    updated_at timestamptz not null,
+    suspended_at timestamptz
 ) with (fillfactor = 60);
 create index instances_parent on {schema}.instances (parent_instance_id)
     where parent_instance_id is not null;
 create index instances_created on {schema}.instances (created_at, instance_id);
+create index instances_suspended on {schema}.instances (instance_id) where suspended_at is not null;
 
 comment on table {schema}.instances is
     'One row per instance, with the state of its current execution.';
@@ -74,6 +76,7 @@ create table {schema}.orchestrator_queue (
     timer_execution_id bigint,
     timer_id bigint,
     created_at timestamptz not null default clock_timestamp(),
+    held_visible_at timestamptz,
     primary key (instance_id, id)
 ) with (
     autovacuum_vacuum_scale_factor = 0,
@@ -88,6 +91,8 @@ comment on table {schema}.orchestrator_queue is 'Messages to instances, in the o
 comment on column {schema}.orchestrator_queue.kind is
     '1 start, 2 continue-as-new, 3 activity, 4 timer, 5 event, 6 queue message, 7 child, 8 cancel.';
 comment on column {schema}.orchestrator_queue.attempt_count is 'Deliveries that failed.';
+comment on column {schema}.orchestrator_queue.held_visible_at is
+    'What visible_at was: the message waits for its suspended instance, out of the way of polls.';
 
 create table {schema}.worker_queue (
     instance_id text not null,
@@ -148,6 +153,8 @@ create table {schema}.instance_locks (
 );
 comment on table {schema}.instance_locks is 'Who runs which instance, until when.';
 comment on column {schema}.instance_locks.msg_ids is 'The messages that the holder was given.';
+comment on column {schema}.instance_locks.lock_token is
+    'The secret of the lease; empty: the instance is suspended, which nobody''s lease outlives.';
 
 create table {schema}.sessions (
     session_id text primary key,
@@ -242,7 +249,7 @@ select h.instance_id, h.execution_id,
 -- its cache, as a rule, and asks for it in the rare case that it has not.
 --
 -- The first row has no instance: the store's clock, when the next message becomes visible, and whether
--- visible messages were passed over because their instance is leased (1: by p_worker, 2: by others).
+-- visible messages were passed over because their instance is leased (1: by p_worker, 2: by others, 3: both).
 create function {schema}.poll_turns_v1(
     p_worker text,
     p_nonce text,
@@ -346,6 +353,7 @@ begin
             select p.instance_id, p.visible_at, p.id,
                    case when l.locked_until <= v_now or l.instance_id is null then 0
                         when p.id = any (l.msg_ids) then -1
+                        when l.lock_token = '' then 4
                         when l.owner = p_worker then 1
                         else 2 end as blocked,
                    s.pinned_version
@@ -386,14 +394,17 @@ begin
         select (select array_agg(m.instance_id order by m.instance_id) from mine as m),
                (select count(*) from candidate),
                (select count(*) from page),
-               coalesce((select max(c.blocked) from seen as c where c.blocked > 0), 0),
+               coalesce((select bit_or(c.blocked) from seen as c where c.blocked > 0), 0),
                last.visible_at, last.id
           into v_page_ids, v_candidates, v_page_rows, v_page_blocked, v_last_ts, v_last_id
           from (select) as one
           left join lateral (
               select p.visible_at, p.id from page as p order by p.visible_at desc, p.id desc limit 1
           ) as last on true;
-        v_blocked := greatest(v_blocked, v_page_blocked);
+        if v_page_blocked & 4 > 0 then
+            v_page_blocked := v_page_blocked & 3 | {schema}._hold_messages_v1(v_ts);
+        end if;
+        v_blocked := v_blocked | v_page_blocked;
         if v_candidates > coalesce(cardinality(v_page_ids), 0) then
             v_blocked := 2;
         end if;
@@ -1966,6 +1977,142 @@ as $$
     delete from {schema}.wake_waiters as w
      where w.until_ms < floor(extract(epoch from clock_timestamp()) * 1000);
     delete from {schema}.writers as w where w.updated_at < clock_timestamp() - interval '30 days';
+$$;
+-- Suspending an instance: nobody can lease it, because somebody who never lets go has it leased. The row of
+-- instance_locks is what suspending, resuming and holding messages are serialised by.
+
+-- One row per instance: changed, unchanged, ended or unknown. Takes leases from whoever has them; what they
+-- were given counts as not delivered.
+create function {schema}.suspend_instances_v1(p_instances text[], p_now bigint default null)
+returns table (o_instance_id text, o_outcome text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_ts constant timestamptz := coalesce(to_timestamp(p_now / 1000.0), clock_timestamp());
+begin
+    for o_instance_id in select distinct i from unnest(p_instances) as i order by i loop
+        begin
+            insert into {schema}.instance_locks as l
+                   (instance_id, lock_token, owner, locked_until, locked_at)
+            values (o_instance_id, '', 'suspended', 9007199254740991,
+                    floor(extract(epoch from v_ts) * 1000)::bigint)
+            on conflict (instance_id) do update
+               set lock_token = excluded.lock_token,
+                   owner = excluded.owner,
+                   locked_until = excluded.locked_until,
+                   locked_at = excluded.locked_at,
+                   msg_ids = '{}';
+            update {schema}.instances as s
+               set suspended_at = v_ts
+             where s.instance_id = o_instance_id
+               and s.suspended_at is null
+               and s.status not in ('Completed', 'Failed');
+            if not found then
+                raise exception using errcode = 'PD004';  -- takes the lease back
+            end if;
+            o_outcome := 'changed';
+        exception when sqlstate 'PD004' then
+            select case when s.suspended_at is null then 'ended' else 'unchanged' end into o_outcome
+              from {schema}.instances as s
+             where s.instance_id = o_instance_id;
+            o_outcome := coalesce(o_outcome, 'unknown');
+        end;
+        return next;
+    end loop;
+end;
+$$;
+
+-- One row per instance: changed, unchanged or unknown. Wakes workers when it commits.
+create function {schema}.resume_instances_v1(p_instances text[])
+returns table (o_instance_id text, o_outcome text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    for o_instance_id in select distinct i from unnest(p_instances) as i order by i loop
+        perform from {schema}.instance_locks as l
+          where l.instance_id = o_instance_id and l.lock_token = '' for update;
+        if found then
+            perform {schema}._resume_v1(array[o_instance_id]);
+            perform pg_notify('{channel}', 'turns');
+            o_outcome := 'changed';
+        else
+            o_outcome := case when exists (
+                select from {schema}.instances as s where s.instance_id = o_instance_id
+            ) then 'unchanged' else 'unknown' end;
+        end if;
+        return next;
+    end loop;
+end;
+$$;
+
+-- The caller holds the rows of instance_locks.
+create function {schema}._resume_v1(p_instances text[]) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    delete from {schema}.instance_locks as l
+     where l.instance_id = any (p_instances) and l.lock_token = '';
+    update {schema}.instances as s set suspended_at = null where s.instance_id = any (p_instances);
+    update {schema}.orchestrator_queue as q
+       set visible_at = q.held_visible_at, held_visible_at = null
+     where q.instance_id = any (p_instances) and q.held_visible_at is not null;
+end;
+$$;
+
+-- Take the due messages of suspended instances out of the way of polls, which would pass them over again and
+-- again. An instance that is to be cancelled is resumed instead; 2 if there was one, else 0.
+create function {schema}._hold_messages_v1(p_ts timestamptz) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_bitmapscan = off
+as $$
+declare
+    v_held text[];
+    v_cancelled text[];
+begin
+    select array_agg(l.instance_id) into v_held
+      from (
+        select s.instance_id from {schema}.instances as s
+         where s.suspended_at is not null
+           and exists (
+               select from {schema}.orchestrator_queue as q
+                where q.instance_id = s.instance_id and q.visible_at <= p_ts
+               offset 0
+           )
+         order by s.instance_id
+      ) as due
+     cross join lateral (
+         select k.instance_id from {schema}.instance_locks as k
+          where k.instance_id = due.instance_id and k.lock_token = ''
+         offset 0
+            for update skip locked
+     ) as l;
+    select array_agg(i) into v_cancelled
+      from unnest(v_held) as i
+     where exists (
+         select from {schema}.orchestrator_queue as q
+          where q.instance_id = i and q.visible_at <= p_ts and q.kind = 8
+         offset 0
+     );
+    if v_cancelled is not null then
+        perform {schema}._resume_v1(v_cancelled);
+    end if;
+    update {schema}.orchestrator_queue as q
+       set held_visible_at = q.visible_at, visible_at = timestamptz '9999-01-01 00:00:00+00'
+     where q.instance_id = any (v_held)
+       and (v_cancelled is null or q.instance_id <> all (v_cancelled))
+       and q.visible_at <= p_ts;
+    return case when v_cancelled is null then 0 else 2 end;
+end;
 $$;
 -- Deleting and pruning, as sets. Deleting an instance makes its leases and messages void.
 

@@ -47,6 +47,7 @@ from duroxide.testing.provider_suite.queues import QueueSuite
 from duroxide.testing.provider_suite.races import RaceSuite
 from duroxide.testing.provider_suite.sessions import SessionSuite
 from duroxide.testing.provider_suite.status import CustomStatusSuite
+from duroxide.testing.provider_suite.suspension import SuspensionSuite
 from duroxide.testing.provider_suite.tags import TagSuite
 from duroxide.testing.provider_suite.versions import VersionSuite
 
@@ -78,6 +79,7 @@ class ProviderSuite(
     RaceSuite,
     SessionSuite,
     StickyLeaseSuite,
+    SuspensionSuite,
     TagSuite,
     VersionSuite,
 ):
@@ -115,6 +117,7 @@ __all__ = [
     "StickyLeaseSuite",
     "StoreDriver",
     "SuiteBase",
+    "SuspensionSuite",
     "TagSuite",
     "VersionSuite",
     "confirmed_by",

@@ -23,11 +23,13 @@ create table {schema}.instances (
     started_at timestamptz not null,
     completed_at timestamptz,
     created_at timestamptz not null,
-    updated_at timestamptz not null
+    updated_at timestamptz not null,
+    suspended_at timestamptz
 ) with (fillfactor = 60);
 create index instances_parent on {schema}.instances (parent_instance_id)
     where parent_instance_id is not null;
 create index instances_created on {schema}.instances (created_at, instance_id);
+create index instances_suspended on {schema}.instances (instance_id) where suspended_at is not null;
 
 comment on table {schema}.instances is
     'One row per instance, with the state of its current execution.';
@@ -74,6 +76,7 @@ create table {schema}.orchestrator_queue (
     timer_execution_id bigint,
     timer_id bigint,
     created_at timestamptz not null default clock_timestamp(),
+    held_visible_at timestamptz,
     primary key (instance_id, id)
 ) with (
     autovacuum_vacuum_scale_factor = 0,
@@ -88,6 +91,8 @@ comment on table {schema}.orchestrator_queue is 'Messages to instances, in the o
 comment on column {schema}.orchestrator_queue.kind is
     '1 start, 2 continue-as-new, 3 activity, 4 timer, 5 event, 6 queue message, 7 child, 8 cancel.';
 comment on column {schema}.orchestrator_queue.attempt_count is 'Deliveries that failed.';
+comment on column {schema}.orchestrator_queue.held_visible_at is
+    'What visible_at was: the message waits for its suspended instance, out of the way of polls.';
 
 create table {schema}.worker_queue (
     instance_id text not null,
@@ -148,6 +153,8 @@ create table {schema}.instance_locks (
 );
 comment on table {schema}.instance_locks is 'Who runs which instance, until when.';
 comment on column {schema}.instance_locks.msg_ids is 'The messages that the holder was given.';
+comment on column {schema}.instance_locks.lock_token is
+    'The secret of the lease; empty: the instance is suspended, which nobody''s lease outlives.';
 
 create table {schema}.sessions (
     session_id text primary key,

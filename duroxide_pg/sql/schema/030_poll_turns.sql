@@ -11,7 +11,7 @@
 -- its cache, as a rule, and asks for it in the rare case that it has not.
 --
 -- The first row has no instance: the store's clock, when the next message becomes visible, and whether
--- visible messages were passed over because their instance is leased (1: by p_worker, 2: by others).
+-- visible messages were passed over because their instance is leased (1: by p_worker, 2: by others, 3: both).
 create function {schema}.poll_turns_v1(
     p_worker text,
     p_nonce text,
@@ -115,6 +115,7 @@ begin
             select p.instance_id, p.visible_at, p.id,
                    case when l.locked_until <= v_now or l.instance_id is null then 0
                         when p.id = any (l.msg_ids) then -1
+                        when l.lock_token = '' then 4
                         when l.owner = p_worker then 1
                         else 2 end as blocked,
                    s.pinned_version
@@ -155,14 +156,17 @@ begin
         select (select array_agg(m.instance_id order by m.instance_id) from mine as m),
                (select count(*) from candidate),
                (select count(*) from page),
-               coalesce((select max(c.blocked) from seen as c where c.blocked > 0), 0),
+               coalesce((select bit_or(c.blocked) from seen as c where c.blocked > 0), 0),
                last.visible_at, last.id
           into v_page_ids, v_candidates, v_page_rows, v_page_blocked, v_last_ts, v_last_id
           from (select) as one
           left join lateral (
               select p.visible_at, p.id from page as p order by p.visible_at desc, p.id desc limit 1
           ) as last on true;
-        v_blocked := greatest(v_blocked, v_page_blocked);
+        if v_page_blocked & 4 > 0 then
+            v_page_blocked := v_page_blocked & 3 | {schema}._hold_messages_v1(v_ts);
+        end if;
+        v_blocked := v_blocked | v_page_blocked;
         if v_candidates > coalesce(cardinality(v_page_ids), 0) then
             v_blocked := 2;
         end if;
