@@ -76,7 +76,7 @@ begin
     from unnest(v_ids, v_types, v_queries, v_names, v_lefts, v_rights, v_options)
         as n (id, node_type, query, result_name, left_node, right_node, options);
 
-    perform df._warn_unreachable(p_node);
+    perform df._warn_mistakes(p_node);
     insert into df._inbox (kind, instance_id, payload)
     values ('start', v_id, jsonb_build_object('vars', p_vars));
     return v_id;

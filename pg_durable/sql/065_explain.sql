@@ -168,7 +168,7 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform df._warn_unreachable(p_node);
+    perform df._warn_mistakes(p_node);
     return (
         select df._framed(array(select d from df._draw(g.nodes, g.root) as d))
         from df._drawable_node(p_node) as g

@@ -301,7 +301,24 @@ def test_the_form_for_older_clients_has_their_columns(alice: Connection) -> None
         ("'a' ~> 'b' & 'c'", "a ~> b & c is (a ~> b) & c: the steps before & or | are a part of its first branch"),
         ("'a' & 'b' |=> 'x' ~> 'z'", "a & b |=> 'x' is (a & b) |=> 'x': it names the whole, not b"),
         ("'c' ?> 't' !> 'e' ~> 'f'", "c ?> t !> e ~> f is (c ?> t !> e) ~> f: f runs after either branch"),
+        ("df.sql('a') & 'b' & 'c'", "a & b & c is (a & b) & c, with an array in an array; df.join(a, b, c) is flat"),
+        ("'a' | 'b' & df.sql('c')", "a | b & c is (a | b) & c: the race is the first branch of the join"),
+        (
+            "'p' ?> 'x' !> 'q' ?> 'y' !> 'z'",
+            "c ?> t !> d ?> u !> e is (c ?> t !> d) ?> u !> e: the first if is the condition of the second",
+        ),
+        ("@> ('a' ~> df.break()) & 'b'", "@> a & b is (@> a) & b: only a is repeated"),
+        ("'a' ~> 'b' = 'x'", "a ~> b = 'x' is (a ~> b) = 'x': a comparison, not a workflow"),
         ("@> 'a' ~> 'b'", "the step at root.right can never run: the loop before it has neither a condition nor a df.break()"),
+        (
+            "'a' ~> @> 'b' ~> 'c'",
+            "the step at root.right can never run: the loop before it has neither a condition nor a df.break()",
+        ),
+        (
+            "@> 'c' ?> 't' !> 'e'",
+            "the step at root.left can never run: the loop before it has neither a condition nor a df.break()",
+        ),
+        ("'a' ~> ('c' ?> 't')", "the step at root.right is half an if: a ?> without its !>"),
     ],
 )  # fmt: skip
 def test_a_line_that_groups_otherwise_than_it_looks_is_warned_of(
@@ -315,6 +332,8 @@ def test_a_line_that_groups_otherwise_than_it_looks_is_warned_of(
     [
         "'a' ~> ('b' & 'c')", "'a' |=> 'x' ~> 'b' |=> 'y'", "'a ~> b & c' ~> 'x'", "$$a ~> b & c$$ ~> 'x'",
         "@> ('a' ~> df.break()) ~> 'b'", "df.seq('a' ~> 'b', 'c' & 'd')", "df.loop('a', 'c') ~> 'b'",
+        "'a' & 'b' | 'c'", "'a' ~> 'c' ?> 't' !> 'e'", "df.join('a' & 'b', 'c')", "@> 'a' | df.wait_for_signal('stop')",
+        "df.sql(query => 'a') ~> df.if('c', 't', 'e')", "'SELECT a = b' ~> 'b'",
     ],
 )  # fmt: skip
 def test_a_line_that_means_what_it_looks_like_is_not_warned_of(
@@ -326,6 +345,9 @@ def test_a_line_that_means_what_it_looks_like_is_not_warned_of(
 def test_starting_what_can_never_run_is_warned_of(alice: Connection) -> None:
     assert notices(alice, "select df.start('x' ~> (@> 'a') ~> 'b')") == [
         "the step at root.right can never run: the loop before it has neither a condition nor a df.break()"
+    ]
+    assert notices(alice, "select df.start('c' ?> 't')") == [
+        "the step at root is half an if: a ?> without its !>"
     ]
 
 
