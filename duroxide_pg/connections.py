@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, AsyncRawCursor, IsolationLevel
+from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import TupleRow, tuple_row
 
 from duroxide.errors import ProviderError
@@ -24,6 +25,7 @@ Connect = Callable[[str], Awaitable[AsyncConnection[Any]]]
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 1.0
+CLOSE_S = 1.0
 _SETTINGS = """
 select set_config(name, value, false) from unnest(%s::text[], %s::text[]) as setting (name, value)
 """
@@ -39,8 +41,8 @@ class HotConnection:
     Args:
         purpose: shown in pg_stat_activity.
         settings: of the session, set once when it opens.
-        is_pooled: each transaction may be in another session, so that nothing may be left in one: no
-            settings, no prepared statements, and the isolation level in each BEGIN.
+        is_pooled: each transaction may be in another session, so that nothing may be left in one: the
+            settings and the isolation level come with each BEGIN, and no statement is prepared.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class HotConnection:
         self._purpose = purpose
         self._connect = connect
         self._settings = {} if is_pooled else settings
-        self._is_pooled = is_pooled
+        self._begin = _begin(settings) if is_pooled else None
         self._connection: AsyncConnection[Any] | None = None
         self._is_closed = False
         self._lock = asyncio.Lock()
@@ -70,9 +72,8 @@ class HotConnection:
             connection = await self._open()
             try:
                 values = [parameters[name] for name in statement.names]
-                if self._is_pooled:
-                    async with connection.transaction():
-                        return await _run(connection, statement.text, values, prepare=False)
+                if self._begin is not None:
+                    return await _run_alone(connection, self._begin, statement.text, values)
                 return await _run(connection, statement.text, values, prepare=True)
             except asyncio.CancelledError:
                 await self._discard()  # whatever state the session is in
@@ -102,10 +103,24 @@ class HotConnection:
         raise AssertionError("unreachable")
 
     async def close(self) -> None:
-        """Close for good: a call that comes late, from a task that nobody waits for, opens nothing."""
+        """Close for good: a call that comes late, from a task that nobody waits for, opens nothing.
+
+        A call that is under way gets a moment and is cancelled then: whoever closes does not wait for
+        what it waits for.
+        """
         self._is_closed = True
-        async with self._lock:
-            await self._discard()
+        if not await self._is_idle_within(CLOSE_S) and self._connection is not None:
+            with suppress(psycopg.Error):
+                await self._connection.cancel_safe(timeout=CLOSE_S)
+            await self._is_idle_within(CLOSE_S)
+        await self._discard()
+
+    async def _is_idle_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds), self._lock:
+                return True
+        except TimeoutError:
+            return False
 
     async def _open(self) -> AsyncConnection[Any]:
         if self._connection is not None and not self._connection.closed:
@@ -116,9 +131,10 @@ class HotConnection:
         connection = await self._connect(self._purpose)
         try:
             arrays.register(connection.adapters)
-            if self._is_pooled:
+            if self._begin is not None:
                 connection.prepare_threshold = None
-                await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
+            if self._is_closed:  # while it was being opened
+                raise ProviderError(self._purpose, "the provider is closed", False)
             if self._settings:
                 names, values = list(self._settings), list(self._settings.values())
                 await connection.execute(_SETTINGS, [names, values])
@@ -137,6 +153,31 @@ class HotConnection:
         is_stale = getattr(error, "sqlstate", None) in ("0A000", "26000")
         if connection.broken or is_stale:
             await self._discard()
+
+
+def _begin(settings: Mapping[str, str]) -> bytes:
+    """One request that begins a transaction with these settings, whatever the session's are."""
+    local = [
+        f"; set local {name} = '{value}'"
+        for name, value in settings.items()
+        if not name.startswith("default_transaction")
+    ]
+    return ("begin isolation level read committed read write" + "".join(local)).encode()
+
+
+async def _run_alone(
+    connection: AsyncConnection[Any], begin: bytes, text: bytes, values: list[Any]
+) -> list[TupleRow]:
+    await connection.execute(begin)
+    try:
+        rows = await _run(connection, text, values, prepare=False)
+        await connection.execute("commit")
+    except psycopg.Error:
+        if not connection.broken:
+            with suppress(psycopg.Error):
+                await connection.execute("rollback")
+        raise
+    return rows
 
 
 async def _run(

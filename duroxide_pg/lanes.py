@@ -55,6 +55,13 @@ class _Call:
     failed: Attempt | None  # to go on with
     attempt: asyncio.Future[Attempt]
 
+    def fail(self, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError):  # which is not the caller's own cancellation
+            error = ProviderError("commit", "the provider was closed before it was written", True)
+        if not self.attempt.done():  # cancelled: the caller has gone
+            self.attempt.set_exception(error)
+            self.attempt.exception()  # seen, even if the caller goes now
+
 
 class CommitLane:
     """Writes batches.
@@ -113,10 +120,15 @@ class CommitLane:
         own = {id(item) for item in items}
         return attempt.results, [turn for turn in attempt.busy if id(turn) in own]
 
-    async def finish(self, seconds: float) -> None:
-        """Wait until everything is written, but not for longer."""
-        if self._writing is not None and not self._writing.done():
-            await asyncio.wait((self._writing,), timeout=seconds)
+    async def close(self, seconds: float) -> None:
+        """Wait until everything is written, but not for longer: somebody may hold a row for days.
+
+        What is not written then fails, retryable, with an unknown outcome: its leases will expire.
+        """
+        writing = self._writing
+        if writing is not None and not writing.done():
+            await asyncio.wait((writing,), timeout=seconds)
+            writing.cancel()
 
     @property
     def is_busy(self) -> bool:
@@ -136,10 +148,10 @@ class CommitLane:
             except BaseException as error:
                 for call in calls:
                     self._remember(call, attempt)
-                    if not call.attempt.done():  # cancelled: the caller has gone
-                        call.attempt.set_exception(error)
-                        call.attempt.exception()  # seen, even if the caller goes now
+                    call.fail(error)
                 if not isinstance(error, Exception):
+                    while self._calls:
+                        self._calls.popleft().fail(error)
                     raise
             else:
                 for call in calls:

@@ -168,6 +168,7 @@ class PostgresProvider(PostgresAdmin):
             change_feed=True,
             next_due=True,
             commit_hook=True,
+            heartbeats=True,
         )
 
     async def start(self) -> None:
@@ -201,7 +202,8 @@ class PostgresProvider(PostgresAdmin):
         return make_conninfo(self._dsn, password=password)
 
     async def close(self) -> None:
-        await asyncio.gather(self._lane.finish(CLOSE_S), self._waiting_lane.finish(CLOSE_S))
+        """Let commits end that are under way, for a few seconds at most, and close all connections."""
+        await asyncio.gather(self._lane.close(CLOSE_S), self._waiting_lane.close(CLOSE_S))
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.gather(self._sweeping, return_exceptions=True)
@@ -350,9 +352,9 @@ class PostgresProvider(PostgresAdmin):
                 "poll_activities", self._sql["poll_activities"], parameters
             )
             waiting.answered()
-            now_ms, next_due_ms = head[10:]
+            now_ms, next_due_ms = head[11:]
             if rows or not await waiting.go_on(now_ms, next_due_ms, is_blocked=False):
-                activities = tuple(to_activity(row[:10]) for row in rows)
+                activities = tuple(to_activity(row[:11]) for row in rows)
                 return ActivityPoll(activities=activities, now_ms=now_ms, next_due_ms=next_due_ms)
 
     # Commits.
@@ -434,6 +436,17 @@ class PostgresProvider(PostgresAdmin):
             ),
             now_ms=now_ms,
         )
+
+    async def heartbeat(self, beats: Mapping[ActivityToken, str]) -> None:
+        rows = sorted((split_activity_token(token)[::-1], text) for token, text in beats.items())
+        parameters = {
+            "y_instance": Texts(instance_id for (instance_id, _, _), _ in rows),
+            "y_id": Numbers(number for (_, number, _), _ in rows),
+            "y_nonce": Texts(nonce for (_, _, nonce), _ in rows),
+            "y_data": Texts(text for _, text in rows),
+            "now": self._now_ms(),
+        }
+        await self._work.call("heartbeat", self._sql["heartbeat"], parameters)
 
     async def renew_sessions(self, *, owner: str, lease_ms: int, idle_ms: int) -> int:
         parameters = {

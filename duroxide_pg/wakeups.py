@@ -19,7 +19,7 @@ from psycopg import AsyncConnection, sql
 from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide_pg.arrays import Texts
-from duroxide_pg.connections import Connect, HotConnection, Pauses
+from duroxide_pg.connections import CLOSE_S, Connect, HotConnection, Pauses
 from duroxide_pg.hints import Hint, wait_for
 from duroxide_pg.queries import Statement
 
@@ -93,7 +93,8 @@ class Wakeups:
         tasks += self._registrations
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
         self.give_all()
 
     def give_all(self) -> None:

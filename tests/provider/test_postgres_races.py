@@ -12,6 +12,7 @@ import pytest_asyncio
 from psycopg import AsyncConnection, sql
 
 from duroxide.clock import SystemClock
+from duroxide.errors import ProviderError
 from duroxide.providers.base import (
     Activity,
     CommitCode,
@@ -356,3 +357,29 @@ def test_the_store_clock_is_the_servers(installed_dsn: str) -> None:
         return poll.now_ms
 
     assert abs(asyncio.run(now_ms()) - SystemClock().now_ms()) < 60_000
+
+
+class TestClosing:
+    async def test_a_row_that_a_user_holds_does_not_keep_a_process_from_ending(
+        self,
+        provider: PostgresProvider,
+        user: AsyncConnection[Any],
+        installed_dsn: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("duroxide_pg.provider.CLOSE_S", 0.2)
+        (turn,) = await started(provider, "i1")
+        await user.execute("select from duroxide.instance_locks for update")
+        commit = asyncio.create_task(provider.commit([first_turn(turn)]))
+        await until_blocked(installed_dsn, "commits")
+        began = asyncio.get_running_loop().time()
+        await provider.close()
+        assert asyncio.get_running_loop().time() - began < 3
+        with pytest.raises(ProviderError, match="closed") as raised:
+            await commit
+        assert raised.value.retryable
+        await user.rollback()
+        other = PostgresProvider(installed_dsn)
+        (result,) = await other.commit([first_turn(turn)])
+        assert result.ok, "the lease is alive, and nothing of the turn was written"
+        await other.close()
