@@ -124,9 +124,8 @@ def key_values(
 
 
 def to_activity(row: Sequence[Any]) -> LeasedActivity:
-    instance_id, number, execution_id, activity_id, nonce, expires, attempt, body, tag, session = (
-        row
-    )
+    instance_id, number, execution_id, activity_id, nonce, expires, attempt = row[:7]
+    body, tag, session, heartbeat = row[7:]
     return LeasedActivity(
         instance_id=instance_id,
         execution_id=execution_id,
@@ -137,6 +136,7 @@ def to_activity(row: Sequence[Any]) -> LeasedActivity:
         body=body,
         tag=tag,
         session_id=session,
+        heartbeat=heartbeat,
     )
 
 

@@ -151,6 +151,7 @@ def _queues(tables: sa.MetaData) -> None:
         _text("owner", null=True),
         _int("attempt_count", default="0"),
         _time("created_at", default=True),
+        _text("heartbeat", null=True),
     )
     sa.Index(
         "worker_queue_ready",

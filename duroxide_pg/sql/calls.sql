@@ -34,6 +34,9 @@ select * from {schema}.renew_v1(
     %(t_instance)s, %(t_nonce)s, %(turn_lease_ms)s, %(y_instance)s, %(y_id)s, %(y_nonce)s,
     %(activity_lease_ms)s, %(now)s);
 
+-- name: heartbeat
+select {schema}.heartbeat_v1(%(y_instance)s, %(y_id)s, %(y_nonce)s, %(y_data)s, %(now)s);
+
 -- name: renew_sessions
 select {schema}.renew_sessions_v1(%(owner)s, %(lease_ms)s, %(idle_ms)s, %(now)s);
 

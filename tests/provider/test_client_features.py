@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from duroxide import (
+    ActivityContext,
     AsyncClient,
     AsyncRuntime,
     ClientError,
@@ -53,6 +55,37 @@ async def client(store: Provider) -> AsyncIterator[AsyncClient]:
 
 def begun(state: InstanceStatus) -> bool:
     return True
+
+
+class TestHeartbeats:
+    async def test_another_worker_goes_on_where_the_first_one_stopped(
+        self, store: Provider, client: AsyncClient
+    ) -> None:
+        seen: list[Any] = []
+        half_way = asyncio.Event()
+
+        @activity
+        async def copy(ctx: ActivityContext) -> int:
+            seen.append(ctx.last_heartbeat)
+            if ctx.last_heartbeat is None:
+                ctx.heartbeat({"done": 5, "name": "naïve \\ \n ☃"})
+                half_way.set()
+                await ctx.cancelled()
+            return 10 - int(ctx.last_heartbeat["done"] if ctx.last_heartbeat else 0)
+
+        @orchestration
+        async def job(ctx: OrchestrationContext) -> int:
+            return await ctx.call(copy)
+
+        registry = Registry().add(job, copy)
+        await client.start(job, instance_id="j")
+        first = AsyncRuntime(store, registry)
+        await first.start()
+        await half_way.wait()
+        await first.stop()
+        async with AsyncRuntime(store, registry):
+            assert await client.result("j", job) == 5
+        assert seen == [None, {"done": 5, "name": "naïve \\ \n ☃"}]
 
 
 class TestSuspending:

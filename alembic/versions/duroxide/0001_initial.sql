@@ -108,6 +108,7 @@ create table {schema}.worker_queue (
     owner text,
     attempt_count integer not null default 0,
     created_at timestamptz not null default clock_timestamp(),
+    heartbeat text,
     primary key (instance_id, id)
 ) with (
     fillfactor = 60,
@@ -126,6 +127,7 @@ comment on table {schema}.worker_queue is
 comment on column {schema}.worker_queue.tag_key is 'The tag; empty: untagged.';
 comment on column {schema}.worker_queue.attempt_count is
     'Deliveries, the current one included.';
+comment on column {schema}.worker_queue.heartbeat is 'The last word of a delivery, for the next one.';
 
 create table {schema}.late_cancellations (
     instance_id text not null,
@@ -1423,6 +1425,7 @@ create function {schema}.poll_activities_v1(
     o_body text,
     o_tag text,
     o_session text,
+    o_heartbeat text,
     o_now bigint,
     o_next_due bigint
 )
@@ -1463,7 +1466,7 @@ begin
 
     return query
     select null::text, null::bigint, null::bigint, null::bigint, null::text, null::bigint,
-           null::integer, null::text, null::text, null::text, v_now,
+           null::integer, null::text, null::text, null::text, null::text, v_now,
            (
                select ceil(extract(epoch from min(soon.visible_at)) * 1000)::bigint
                  from unnest(v_keys) as k
@@ -1542,7 +1545,7 @@ begin
         returning w.*
     )
     select l.instance_id, l.id, l.execution_id, l.activity_id, l.lock_token, l.locked_until,
-           l.attempt_count, l.work_item, nullif(l.tag_key, ''), l.session_id,
+           l.attempt_count, l.work_item, nullif(l.tag_key, ''), l.session_id, l.heartbeat,
            null::bigint, null::bigint
       from leased as l
      order by l.visible_at, l.id;
@@ -1798,6 +1801,37 @@ begin
          ));
     end if;
 end;
+$$;
+
+-- Keep a text with each leased activity, for its next delivery; extends nothing. A row that a transaction has
+-- locked is being finished, and needs none.
+create function {schema}.heartbeat_v1(
+    y_instance text[], y_id bigint[], y_nonce text[], y_data text[], p_now bigint default null
+) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_bitmapscan = off
+as $$
+    update {schema}.worker_queue as q
+       set heartbeat = y.data
+      from (
+        select u.data, x.row_id
+          from unnest(y_instance, y_id, y_nonce, y_data) as u (instance_id, id, nonce, data)
+         cross join lateral (
+             select w.ctid as row_id from {schema}.worker_queue as w
+              where w.instance_id = u.instance_id
+                and w.id = u.id
+                and w.lock_token = u.nonce
+                and w.locked_until
+                    > coalesce(p_now, floor(extract(epoch from clock_timestamp()) * 1000)::bigint)
+             offset 0
+                for update skip locked
+         ) as x
+      ) as y
+     where q.ctid = y.row_id;
 $$;
 
 create function {schema}.renew_sessions_v1(

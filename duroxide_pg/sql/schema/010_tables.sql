@@ -108,6 +108,7 @@ create table {schema}.worker_queue (
     owner text,
     attempt_count integer not null default 0,
     created_at timestamptz not null default clock_timestamp(),
+    heartbeat text,
     primary key (instance_id, id)
 ) with (
     fillfactor = 60,
@@ -126,6 +127,7 @@ comment on table {schema}.worker_queue is
 comment on column {schema}.worker_queue.tag_key is 'The tag; empty: untagged.';
 comment on column {schema}.worker_queue.attempt_count is
     'Deliveries, the current one included.';
+comment on column {schema}.worker_queue.heartbeat is 'The last word of a delivery, for the next one.';
 
 create table {schema}.late_cancellations (
     instance_id text not null,

@@ -26,6 +26,7 @@ create function {schema}.poll_activities_v1(
     o_body text,
     o_tag text,
     o_session text,
+    o_heartbeat text,
     o_now bigint,
     o_next_due bigint
 )
@@ -66,7 +67,7 @@ begin
 
     return query
     select null::text, null::bigint, null::bigint, null::bigint, null::text, null::bigint,
-           null::integer, null::text, null::text, null::text, v_now,
+           null::integer, null::text, null::text, null::text, null::text, v_now,
            (
                select ceil(extract(epoch from min(soon.visible_at)) * 1000)::bigint
                  from unnest(v_keys) as k
@@ -145,7 +146,7 @@ begin
         returning w.*
     )
     select l.instance_id, l.id, l.execution_id, l.activity_id, l.lock_token, l.locked_until,
-           l.attempt_count, l.work_item, nullif(l.tag_key, ''), l.session_id,
+           l.attempt_count, l.work_item, nullif(l.tag_key, ''), l.session_id, l.heartbeat,
            null::bigint, null::bigint
       from leased as l
      order by l.visible_at, l.id;

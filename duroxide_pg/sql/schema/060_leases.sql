@@ -120,6 +120,37 @@ begin
 end;
 $$;
 
+-- Keep a text with each leased activity, for its next delivery; extends nothing. A row that a transaction has
+-- locked is being finished, and needs none.
+create function {schema}.heartbeat_v1(
+    y_instance text[], y_id bigint[], y_nonce text[], y_data text[], p_now bigint default null
+) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_bitmapscan = off
+as $$
+    update {schema}.worker_queue as q
+       set heartbeat = y.data
+      from (
+        select u.data, x.row_id
+          from unnest(y_instance, y_id, y_nonce, y_data) as u (instance_id, id, nonce, data)
+         cross join lateral (
+             select w.ctid as row_id from {schema}.worker_queue as w
+              where w.instance_id = u.instance_id
+                and w.id = u.id
+                and w.lock_token = u.nonce
+                and w.locked_until
+                    > coalesce(p_now, floor(extract(epoch from clock_timestamp()) * 1000)::bigint)
+             offset 0
+                for update skip locked
+         ) as x
+      ) as y
+     where q.ctid = y.row_id;
+$$;
+
 create function {schema}.renew_sessions_v1(
     p_owner text, p_lease_ms bigint, p_idle_ms bigint, p_now bigint default null
 ) returns bigint
