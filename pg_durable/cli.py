@@ -141,7 +141,14 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @cli.command()
-@dsn_option
+@click.option(
+    "--dsn",
+    "dsns",
+    metavar="DSN",
+    multiple=True,
+    help="As for the other commands; several times for several databases. Each has the limits below"
+    " for itself.",
+)
 @settings_options
 @click.option(
     "--until-eof",
@@ -157,7 +164,7 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     help="How much to write to standard error.",
 )
 def worker(
-    dsn: str | None, until_eof: bool, log_level: str, **settings: int | float | str | None
+    dsns: tuple[str, ...], until_eof: bool, log_level: str, **settings: int | float | str | None
 ) -> None:
     """Run workflows until Ctrl-C or SIGTERM. Any number of workers may run.
 
@@ -166,9 +173,8 @@ def worker(
     """
     from pg_durable.commands.worker import run_worker  # the other commands need no engine
 
-    run_worker(
-        required_server(dsn), Settings.load(settings), until_eof=until_eof, log_level=log_level
-    )
+    named = [required_server(dsn).dsn for dsn in dsns or (None,)]
+    run_worker(named, Settings.load(settings), until_eof=until_eof, log_level=log_level)
 
 
 @cli.command()

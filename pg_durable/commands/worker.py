@@ -8,8 +8,8 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Sequence
 
-from pg_durable.embedded import Dsn
 from pg_durable.settings import Settings
 from pg_durable.worker import Worker
 
@@ -19,7 +19,7 @@ COLLECT_AFTER = (10_000, 20, 50)
 """Thresholds of the garbage collector: the default ones cost a tenth of a busy worker's CPU time."""
 
 
-def run_worker(named: Dsn, settings: Settings, *, until_eof: bool, log_level: str) -> None:
+def run_worker(dsns: Sequence[str], settings: Settings, *, until_eof: bool, log_level: str) -> None:
     """Run until a signal asks to stop, or until standard input ends if `until_eof`.
 
     Raises:
@@ -30,7 +30,7 @@ def run_worker(named: Dsn, settings: Settings, *, until_eof: bool, log_level: st
         threading.Thread(target=_stop_at_eof, name="until-eof", daemon=True).start()
     gc.freeze()  # what is imported stays
     gc.set_threshold(*COLLECT_AFTER)
-    asyncio.run(Worker(named.dsn, settings).run_until_signalled())
+    asyncio.run(Worker(dsns, settings).run_until_signalled())
 
 
 def _stop_at_eof() -> None:
