@@ -11,7 +11,9 @@ declare
         join pg_namespace as n on n.oid = e.extnamespace where e.extname = 'dblink'
     );
     v_slot integer;
+    v_state text;
     v_words text;
+    v_context text;
     v_id text;
 begin
     if df._in_workflow() then
@@ -26,6 +28,7 @@ begin
                 hint = 'Call df.start on another connection of the application; or CREATE EXTENSION dblink, a server pg_durable_loopback of dblink_fdw and a user mapping for this role.';
     end if;
     v_slot := df._take_slot();
+    perform df._close_launch(v_schema);  -- one that was interrupted
     begin
         execute format('select %s.dblink_connect(''pg_durable_launch'', ''pg_durable_loopback'')', v_schema);
         execute format('select %s.dblink_exec(''pg_durable_launch'', $1)', v_schema)
@@ -33,17 +36,20 @@ begin
         execute format('select t.id from %s.dblink(''pg_durable_launch'', $1) as t (id text)', v_schema)
             into v_id using format('select df.start(%L, %L, %L)', p_fut, p_label, p_database);
     exception
-        when others then
-            v_words := sqlerrm;
+        -- A time-out over there is a cancelled query here, which "others" does not catch.
+        when query_canceled or others then
+            get stacked diagnostics v_state = returned_sqlstate, v_words = message_text,
+                v_context = pg_exception_context;
     end;
     perform df._close_launch(v_schema);
     perform pg_advisory_unlock(1346982470, v_slot);
+    if v_state = '57014' and strpos(v_context, 'dblink connection named') = 0 then
+        raise exception using errcode = v_state, message = v_words;  -- it is this session that was interrupted
+    end if;
     if v_id is null then
-        raise exception '%', case
-            when v_words ~ 'lock timeout'
-                then 'pg_durable: transaction_mode => ''new'' launch hit lock_timeout after 30000ms: '
-            when v_words ~ 'statement timeout'
-                then 'pg_durable: transaction_mode => ''new'' launch hit statement_timeout after 30000ms: '
+        raise exception '%', case v_state
+            when '55P03' then 'pg_durable: transaction_mode => ''new'' launch hit lock_timeout after 30000ms: '
+            when '57014' then 'pg_durable: transaction_mode => ''new'' launch hit statement_timeout after 30000ms: '
             else 'df.start() on new transaction failed: '
         end || v_words using errcode = 'XX000';
     end if;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -180,4 +182,93 @@ def test_starts_of_their_own_wait_for_a_slot(
     finally:
         superuser.execute("select pg_advisory_unlock(1346982470, 0)")
         owner.execute("delete from df._settings")
+    assert len(value(alice, NEW)) == 8
+
+
+@pytest.fixture
+def slow_inserts(owner: Connection) -> Iterator[Callable[[str], None]]:
+    """Lets each start do something first: SQL of a trigger's body."""
+
+    def before_insert(body: str) -> None:
+        owner.execute(
+            "create or replace function public.slow() returns trigger language plpgsql"
+            f" as $$ begin {body} return new; end $$;"
+            "create or replace trigger slow before insert on df.instances"
+            " for each row execute function public.slow()".encode()
+        )
+
+    owner.execute("create table public.held (); grant all on public.held to public")
+    yield before_insert
+    owner.execute("drop function if exists public.slow() cascade; drop table public.held")
+
+
+def slots_taken(superuser: Connection) -> int:
+    return int(
+        value(
+            superuser,
+            "select count(*) from pg_locks where locktype = 'advisory' and classid = 1346982470",
+        )
+    )
+
+
+@pytest.mark.usefixtures("loopback")
+def test_a_start_of_its_own_that_waits_for_a_lock_says_so(
+    alice: Connection,
+    superuser: Connection,
+    owner: Connection,
+    slow_inserts: Callable[[str], None],
+) -> None:
+    """The trigger shortens the half minute that such a start would wait."""
+    slow_inserts("perform set_config('lock_timeout', '20', true); lock table public.held;")
+    with owner.transaction():
+        owner.execute("lock table public.held")
+        error = refusal(alice, NEW)
+    assert error.sqlstate == "XX000"
+    assert message(error).startswith(
+        "pg_durable: transaction_mode => 'new' launch hit lock_timeout after 30000ms: "
+    )
+    assert slots_taken(superuser) == 0
+    assert len(value(alice, NEW)) == 8
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("loopback")
+def test_a_start_of_its_own_takes_half_a_minute_at_most(
+    alice: Connection, superuser: Connection, slow_inserts: Callable[[str], None]
+) -> None:
+    slow_inserts("perform pg_sleep(60);")
+    error = refusal(alice, NEW)
+    assert message(error).startswith(
+        "pg_durable: transaction_mode => 'new' launch hit statement_timeout after 30000ms: "
+    )
+    assert slots_taken(superuser) == 0
+    slow_inserts("")
+    assert len(value(alice, NEW)) == 8
+
+
+@pytest.mark.usefixtures("loopback")
+def test_a_start_of_its_own_that_is_interrupted_gives_its_slot_back(
+    alice: Connection,
+    superuser: Connection,
+    owner: Connection,
+    slow_inserts: Callable[[str], None],
+) -> None:
+    """Up to 16 it hears of that only when the other session answers."""
+    slow_inserts("lock table public.held;")
+    refused: list[psycopg.Error] = []
+    starter = threading.Thread(target=lambda: refused.append(refusal(alice, NEW)))
+    waiters = (
+        "select count(*) from pg_locks where relation = 'public.held'::regclass and not granted"
+    )
+    with owner.transaction():
+        owner.execute("lock table public.held")
+        starter.start()
+        deadline = time.monotonic() + 10
+        while not value(superuser, waiters):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        superuser.execute("select pg_cancel_backend(%s)", [alice.info.backend_pid])
+    starter.join(10)
+    assert refused[0].sqlstate == "57014"
+    assert slots_taken(superuser) == 0
     assert len(value(alice, NEW)) == 8
