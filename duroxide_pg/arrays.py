@@ -48,13 +48,14 @@ class _TextsDumper(_ArrayDumper):
     element = _TEXT
 
     def elements(self, values: Texts | Numbers) -> Iterable[bytes]:
+        parts: list[bytes] = []
         for value in values:
             if value is None:
-                yield _NULL
+                parts.append(_NULL)
             else:
                 encoded = str(value).encode()
-                yield _LENGTH.pack(len(encoded))
-                yield encoded
+                parts += (_LENGTH.pack(len(encoded)), encoded)
+        return parts
 
 
 class _NumbersDumper(_ArrayDumper):
@@ -62,8 +63,7 @@ class _NumbersDumper(_ArrayDumper):
     element = _INT8
 
     def elements(self, values: Texts | Numbers) -> Iterable[bytes]:
-        for value in values:
-            yield _NULL if value is None else _NUMBER.pack(8, value)
+        return [_NULL if value is None else _NUMBER.pack(8, value) for value in values]
 
 
 def register(adapters: AdaptersMap) -> None:

@@ -154,7 +154,19 @@ class Outbox:
             )
 
 
+_ASKS_NOTHING = frozenset(
+    {
+        history.OrchestrationStarted,
+        history.ActivityCompleted,
+        history.TimerFired,
+        history.SubOrchestrationCompleted,
+    }
+)
+"""The most frequent of those, not compared with all the others."""
+
+
 def fill(outbox: Outbox, events: Sequence[Event], dropped_children: Mapping[EventId, str]) -> None:
     """Add all events, in order."""
     for event in events:
-        outbox.add(event, dropped_children)
+        if type(event.kind) not in _ASKS_NOTHING:
+            outbox.add(event, dropped_children)

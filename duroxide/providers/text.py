@@ -13,7 +13,11 @@ from duroxide.state import ClearKeyValue, SetKeyValue
 
 def unstorable(item: CommitItem) -> str | None:
     """Why a store must refuse the item, or None."""
-    for what, text in _texts(item):
+    if isinstance(item, CommitTurn) and _is_plain("".join(item.events)):
+        texts = _other_texts(item)  # events are most of it, and hardly ever the reason
+    else:
+        texts = _texts(item)
+    for what, text in texts:
         if "\0" in text:
             return f"{what} contains a NUL character"
         if not text.isascii():
@@ -24,10 +28,16 @@ def unstorable(item: CommitItem) -> str | None:
     return None
 
 
+def _is_plain(text: str) -> bool:
+    return text.isascii() and "\0" not in text
+
+
 def _texts(item: CommitItem) -> Iterator[tuple[str, str]]:
     match item:
         case CommitTurn():
-            yield from _turn_texts(item)
+            for event in item.events:
+                yield "an event", event
+            yield from _other_texts(item)
         case FinishActivity(completion=Message() as message) | Enqueue(message=message):
             yield from _message_texts(message)
         case _:
@@ -39,9 +49,7 @@ def _message_texts(message: Message) -> Iterator[tuple[str, str]]:
     yield "a message", message.body
 
 
-def _turn_texts(turn: CommitTurn) -> Iterator[tuple[str, str]]:
-    for event in turn.events:
-        yield "an event", event
+def _other_texts(turn: CommitTurn) -> Iterator[tuple[str, str]]:
     if turn.new_execution is not None:
         yield "an orchestration name", turn.new_execution.name
         yield "an orchestration version", turn.new_execution.version
@@ -49,8 +57,10 @@ def _turn_texts(turn: CommitTurn) -> Iterator[tuple[str, str]]:
         yield "an output", turn.output
     for activity in turn.activities:
         yield "an activity", activity.body
-        yield "a tag", activity.tag or ""
-        yield "a session id", activity.session_id or ""
+        if activity.tag is not None:
+            yield "a tag", activity.tag
+        if activity.session_id is not None:
+            yield "a session id", activity.session_id
     for message in turn.messages:
         yield from _message_texts(message)
     if turn.custom_status is not None and turn.custom_status.status is not None:
