@@ -31,7 +31,7 @@ test-long: lint
 # Kills workers at random instants, KILLS times; PG_DURABLE_SEED repeats a run that it printed.
 KILLS ?= 1000
 chaos: $(DEVELOP)
-	PG_DURABLE_KILLS=$(KILLS) $(BIN)/pytest -s --timeout 3600 tests/crash
+	PG_DURABLE_KILLS=$(KILLS) $(BIN)/pytest -s -m 'long or not long' --timeout 3600 tests/crash
 
 lint: $(DEVELOP)
 	$(BIN)/ruff format --check .

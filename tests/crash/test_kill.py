@@ -1,7 +1,6 @@
 """Workers die by SIGKILL at random instants; every effect happens once, and nothing is left behind.
 
-The auditor reads the table that the steps append to, and the tables of df and duroxide, with plain SQL:
-it shares no code with what it checks.
+The auditor shares no code with what it checks.
 """
 
 from __future__ import annotations
@@ -9,10 +8,13 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections import Counter
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+from tests.crash.auditor import TABLES, Effect, audit, leftovers
+from tests.crash.receiver import http_settings, receiver, request
 from tests.crash.worker_main import start_worker
 from tests.fixtures.postgres import Database
 from tests.fixtures.workflows import Workflows, eventually
@@ -21,6 +23,7 @@ KILLS = int(os.environ.get("PG_DURABLE_KILLS", "50"))  # make chaos asks for mor
 WORKERS = 3
 LEASE_S = 1.0
 STEPS = ("one", "two", "three", "four", "five")
+ASKED = ("ask", "tell")  # of the workflows that send requests
 
 
 # How many effects there are already names the next one.
@@ -31,19 +34,20 @@ NEXT_EFFECT = (
 )
 FEWER_THAN_FOUR = "$$select count(*) < 4 from effects where workflow = '{sys_instance_id}'$$"
 TELL = "$$select df.signal('{sys_instance_id}', 'go', '1')$$"
+KINDS = ("sequence", "join", "race", "loop", "signal", "http")
 
 
-def effect(step: str, seconds: float) -> str:
+def effect(step: str, seconds: float = 0) -> str:
     return (
         "'insert into effects (workflow, step) "
         f"select ''{{sys_instance_id}}'', ''{step}'' from pg_sleep({seconds})'"
     )
 
 
-def expression(chance: random.Random) -> str:
-    """The five effects, some slow: in sequence, in branches, in a loop, after a race or a signal."""
+def expression(kind: str, chance: random.Random, port: int) -> str:
+    """The five effects, some slow: in sequence, in branches, in a loop, after a race, a signal or a request."""
     one, two, three, four, five = (effect(step, chance.choice([0, 0, 0.02, 0.2])) for step in STEPS)
-    match chance.choice(["sequence", "sequence", "join", "race", "loop", "signal"]):
+    match kind:
         case "join":
             return f"{one} ~> df.join3({two}, df.sleep(1) ~> {three}, {four}) ~> {five}"
         case "race":
@@ -51,7 +55,11 @@ def expression(chance: random.Random) -> str:
         case "loop":
             return f"{one} ~> df.loop({NEXT_EFFECT}, {FEWER_THAN_FOUR}) ~> {five}"
         case "signal":
-            return f"{one} ~> {TELL} ~> {two} ~> df.wait_for_signal('go') ~> {three} ~> {four} ~> {five}"
+            late = "df.wait_for_signal('never', 1)"
+            return f"{one} ~> {TELL} ~> {two} ~> df.wait_for_signal('go') ~> {three} ~> {late} ~> {four} ~> {five}"
+        case "http":
+            ask = request(port, "ask")
+            return f"{one} ~> {ask} ~> {two} ~> {three} ~> ({four} & {request(port, 'tell')}) ~> {five}"
         case _:
             parts = [one, two, three, four, five]
             parts.insert(chance.randrange(1, len(parts)), "df.sleep(1)")
@@ -61,10 +69,8 @@ def expression(chance: random.Random) -> str:
 class Crowd:
     """A few workers at a time, each replaced as soon as it is killed."""
 
-    def __init__(
-        self, dsn: str, log: Path, chance: random.Random, *, two_commits: bool = False
-    ) -> None:
-        self.two_commits = two_commits
+    def __init__(self, dsn: str, log: Path, chance: random.Random, **settings: Any) -> None:
+        self.settings = settings
         self.dsn = dsn
         self.log = log
         self.chance = chance
@@ -75,11 +81,11 @@ class Crowd:
         return start_worker(
             self.dsn,
             str(self.log),
-            two_commits=self.two_commits,
             activity_lease=LEASE_S,
             turn_lease=LEASE_S,
             poll_interval=0.5,
             heartbeat_interval=0.5,
+            **self.settings,
         )
 
     def kill_one(self) -> None:
@@ -100,70 +106,90 @@ class Crowd:
                 process.kill()
 
 
+def given_seed() -> int:
+    seed = int(os.environ.get("PG_DURABLE_SEED") or random.SystemRandom().randrange(10**9))
+    print(f"PG_DURABLE_SEED={seed}")
+    return seed
+
+
+def all_ended(workflows: Workflows) -> bool:
+    unended = "select count(*) from df.instances where status <> 'completed'"
+    return bool(workflows.one(unended) == 0)
+
+
 def test_every_effect_happens_once_whenever_workers_are_killed(
     installed: Database, workflows: Workflows, tmp_path: Path
 ) -> None:
-    seed = int(os.environ.get("PG_DURABLE_SEED") or random.SystemRandom().randrange(10**9))
-    print(f"PG_DURABLE_SEED={seed}")
+    """df-execution 12.27: kill matrix, two workers."""
+    seed = given_seed()
     chance = random.Random(seed)
-    workflows.run("create table effects (workflow text, step text, at timestamptz default now())")
-    started: list[str] = []
-    crowd = Crowd(installed.dsn, tmp_path / "workers.log", chance)
-    try:
-        while crowd.kills < KILLS:
-            started.append(workflows.start(expression(chance)))
-            time.sleep(chance.uniform(0.05, 0.4))
-            crowd.kill_one()
-        open_instances = "select count(*) from df.instances where status not in ('completed')"
-        eventually(lambda: workflows.one(open_instances) == 0, timeout_s=30, what="all completed")
-    except BaseException:
-        print("\n".join((tmp_path / "workers.log").read_text().splitlines()[-60:]))
-        raise
-    finally:
-        crowd.stop()
-    audit(workflows, started)
-    print(f"{crowd.kills} kills, {len(started)} workflows, {len(started) * len(STEPS)} effects")
+    workflows.run(TABLES)
+    log = tmp_path / "workers.log"
+    started: list[tuple[str, str]] = []
+    with receiver(installed.dsn) as port:
+        crowd = Crowd(installed.dsn, log, chance, **http_settings(port))
+        try:
+            while crowd.kills < KILLS:
+                kind = KINDS[len(started) % len(KINDS)]
+                started.append((workflows.start(expression(kind, chance, port), kind), kind))
+                time.sleep(chance.uniform(0.05, 0.4))
+                crowd.kill_one()
+            eventually(lambda: all_ended(workflows), timeout_s=30, what="all completed")
+        except BaseException:
+            print("\n".join(log.read_text().splitlines()[-60:]))
+            raise
+        finally:
+            crowd.stop()
+    expected = [(workflow, step) for workflow, _ in started for step in STEPS]
+    asked = [(workflow, step) for workflow, kind in started if kind == "http" for step in ASKED]
+    found = audit(workflows.connection, expected, asked)
+    print(
+        f"{found.line(seed=seed, faults=crowd.kills)}; of {len(expected)} effects, {len(asked)} requests"
+    )
+    assert found.is_clean, found
+    assert leftovers(workflows.connection, lease_s=LEASE_S) == {}
+    assert in_disorder(workflows) == []
+    assert unfinished_nodes(workflows) == []
 
 
-def audit(session: Workflows, started: list[str]) -> None:
-    """Nothing lost, nothing twice, nothing in disorder, nobody stuck, nothing left in a queue."""
-    effects = session.all("select workflow, step from effects")
-    expected = Counter({(workflow, step): 1 for workflow in started for step in STEPS})
-    assert Counter(effects) == expected
+def in_disorder(session: Workflows) -> Sequence[Effect]:
+    """Workflows whose first or last effect is another one than it should be."""
     ends = session.all(
         "select distinct first_value(step) over w, last_value(step) over w from effects"
         " window w as (partition by workflow order by at"
         " rows between unbounded preceding and unbounded following)"
     )
-    assert ends == [(STEPS[0], STEPS[-1])]
-    stuck = session.all("select id, status from df.instances where status <> 'completed'")
-    assert stuck == []
-    unfinished = session.all(
+    return [(first, last) for first, last in ends if (first, last) != (STEPS[0], STEPS[-1])]
+
+
+def unfinished_nodes(session: Workflows) -> Sequence[Any]:
+    return session.all(
         "select instance_id, id, status from df.nodes where status <> 'completed'"
         " and (node_type, coalesce(query, '')) <> ('SLEEP', '600')"  # which lost its race
     )
-    assert unfinished == []
-    assert session.one("select count(*) from duroxide.orchestrator_queue") == 0
-    assert session.one("select count(*) from duroxide.worker_queue") == 0
-    leased_beyond_its_time = session.all(
-        "select instance_id from duroxide.instance_locks"
-        " where locked_until > extract(epoch from clock_timestamp()) * 1000 + %s",
-        LEASE_S * 1000,
-    )
-    assert leased_beyond_its_time == []
 
 
 def test_the_audit_finds_what_two_commits_instead_of_one_would_do(
     installed: Database, workflows: Workflows, tmp_path: Path
 ) -> None:
-    workflows.run("create table effects (workflow text, step text, at timestamptz default now())")
-    crowd = Crowd(installed.dsn, tmp_path / "workers.log", random.Random(1), two_commits=True)
-    twice = "select count(*) from effects group by workflow, step having count(*) > 1"
+    seed = given_seed()
+    workflows.run(TABLES)
+    crowd = Crowd(installed.dsn, tmp_path / "workers.log", random.Random(seed), two_commits=True)
+    started: list[str] = []
     try:
-        while not workflows.all(twice):
+        while True:
+            expected = [(workflow, step) for workflow in started for step in STEPS]
+            found = audit(workflows.connection, expected)
+            if found.duplicated:
+                break
             assert crowd.kills < 4 * KILLS, "no duplicate after so many kills"
-            workflows.start(" ~> ".join(effect(step, 0) for step in STEPS))
+            started.append(workflows.start(" ~> ".join(effect(step) for step in STEPS)))
             time.sleep(0.1)
             crowd.kill_one()
+        eventually(lambda: all_ended(workflows), timeout_s=60, what="all completed")
     finally:
         crowd.stop()
+    found = audit(workflows.connection, expected)
+    print(found.line(seed=seed, faults=crowd.kills))
+    assert found.duplicated
+    assert (found.lost, found.invented, found.stranded) == ([], [], [])

@@ -6,16 +6,16 @@ import asyncio
 import logging
 import multiprocessing
 import time
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from psycopg import AsyncConnection
-
-import pg_durable.worker
 from pg_durable.settings import Settings
-from pg_durable.steps.sql import SqlSteps
-from pg_durable.steps.step import SqlStep
+from pg_durable.steps import wire
 from pg_durable.worker import Worker
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn, PGresult
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.crash.worker_main"])
@@ -41,7 +41,9 @@ def _commit_twice() -> None:
     """Let a step commit its effect, and the record of it a little later."""
     at_once = wire.pipeline
 
-    async def in_two(connection: PGconn, commands: Commands) -> list[PGresult]:
+    async def in_two(
+        connection: PGconn, commands: Sequence[tuple[bytes, Sequence[bytes]]]
+    ) -> list[PGresult]:
         if any(b"_finish_step_v1" in text for text, _ in commands):
             await at_once(connection, [(b"COMMIT", [])])
             await asyncio.sleep(0.05)
