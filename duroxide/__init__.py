@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from duroxide.activity_context import ActivityContext
 from duroxide.client import AsyncClient, InstanceExists, OrchestrationFailed, Signal
-from duroxide.context import OrchestrationContext, Queue
+from duroxide.context import OrchestrationContext, Queue, current_context
 from duroxide.decorators import activity, orchestration
 from duroxide.descriptors import ScheduledTask, parse_result
 from duroxide.engine.combinators import Winner
@@ -143,6 +143,7 @@ __all__ = [
     "WaitTimeout",
     "Winner",
     "activity",
+    "current_context",
     "init_tracing",
     "orchestration",
     "parse_result",

@@ -11,7 +11,7 @@ from duroxide.calls import CallMethods
 from duroxide.children import ChildMethods
 from duroxide.descriptors import ScheduledTask
 from duroxide.engine.combinators import Gather, Select, Shield, Winner
-from duroxide.engine.executor import Task
+from duroxide.engine.executor import Task, entered_executor
 from duroxide.engine.futures import DurableFuture
 from duroxide.engine.journal import Journal
 from duroxide.engine.scopes import Scope, Timeout
@@ -69,6 +69,7 @@ class OrchestrationContext(CallMethods, ChildMethods):
             }
         )
         self._journal = journal
+        journal.executor.owner = self
         self._definition = definition
         self.prepared = prepared
         """What the orchestration's `prepare` made of the input; None without one."""
@@ -315,6 +316,22 @@ class OrchestrationContext(CallMethods, ChildMethods):
         if task is not None:
             return task.yields
         return self._definition is None or self._definition.style is not Style.NATIVE
+
+
+def current_context() -> OrchestrationContext:
+    """The context of the orchestration whose code runs, for helpers that were not handed it.
+
+    Raises:
+        RuntimeError: none does; an activity is given its own context as its first argument, `ctx`.
+    """
+    executor = entered_executor.get()
+    owner = None if executor is None else executor.owner
+    if not isinstance(owner, OrchestrationContext):
+        raise RuntimeError(
+            "no orchestration runs here: current_context() is for orchestration code; an activity is "
+            "given its context if its first parameter is called ctx"
+        )
+    return owner
 
 
 async def _await(awaitable: Awaitable[T]) -> T:

@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from duroxide.engine.futures import DurableFuture, State
@@ -142,15 +143,29 @@ class Task(DurableFuture[T]):
         self.settle(state, value)
 
 
+entered_executor: ContextVar[Executor | None] = ContextVar("entered_executor", default=None)
+"""Whose code runs here and now."""
+
+
 class Executor:
     """The ready queue of one execution; implements the budget of its futures."""
 
-    __slots__ = ("_abort", "_left", "_limit", "async_generators", "current", "ready", "tasks")
+    __slots__ = (
+        "_abort",
+        "_left",
+        "_limit",
+        "async_generators",
+        "current",
+        "owner",
+        "ready",
+        "tasks",
+    )
 
     def __init__(self, steps_per_run: int = STEPS_PER_RUN) -> None:
         self.ready: deque[Task[Any]] = deque()
         self.tasks: dict[Task[Any], None] = {}  # alive, in the order of creation
         self.current: Task[Any] | None = None
+        self.owner: object = None  # the context of the code, for code that was not handed it
         self.async_generators: list[AsyncGenerator[Any, Any]] = []
         self._limit = steps_per_run
         self._left = steps_per_run
@@ -201,9 +216,11 @@ class Executor:
         """Keep async generators alive while code runs, so that no collector ends them at random."""
         before = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=self._keep, finalizer=_leave_alone)
+        outer = entered_executor.set(self)
         try:
             yield
         finally:
+            entered_executor.reset(outer)
             sys.set_asyncgen_hooks(*before)
 
     def _keep(self, generator: AsyncGenerator[Any, Any]) -> None:
@@ -231,6 +248,7 @@ class Executor:
         self.tasks.clear()
         self.async_generators.clear()
         self.ready.clear()
+        self.owner = None
 
 
 def _close_quietly(coroutine: Coroutine[Any, Any, Any]) -> None:

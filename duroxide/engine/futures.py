@@ -96,6 +96,10 @@ class DurableFuture(Generic[T]):
 
     # For the engine.
 
+    def was_awaited(self) -> bool:
+        """Of a pending future: somebody waits, or waited, for it."""
+        return self._waiters is not None
+
     def _give_up(self) -> None:
         """Cancel what this future stands for; called once, while it is pending."""
 

@@ -127,13 +127,23 @@ class Journal:
         if self._sealed:
             raise Parked
 
+    def _check_inside(self) -> None:
+        """Refuse a thread, an activity or a callback that got hold of the context."""
+        if self.executor.current is None:
+            raise RuntimeError(
+                f"the context of orchestration {self.started.name!r} was used outside of its code, "
+                "where no replay would repeat it: only the orchestration itself can ask for something"
+            )
+
     def emit(self, kind: CommandKind) -> EventId:
         """Buffer a command and give it its id.
 
         Raises:
             LimitExceeded: the history would become too long; nothing is recorded.
+            RuntimeError: it is not code of this execution that asks.
         """
         self.check_open()
+        self._check_inside()
         limits = self.limits
         event_id = self.last_id + len(self.commands) + 1
         size = event_bytes(kind)
@@ -239,6 +249,13 @@ class Journal:
         return self._schedule(
             history.TimerCreated(fire_at_ms=self.now_ms + delay_ms, delay_ms=delay_ms), None
         )
+
+    def deadline(self, delay_ms: int) -> ScheduledFuture[None]:
+        """The engine's own timer, at the end of which cleaning up ends; no limit forbids it."""
+        kind = history.TimerCreated(fire_at_ms=self.now_ms + delay_ms, delay_ms=delay_ms)
+        event_id = self._append(kind, event_bytes(kind))
+        future = self.open[event_id] = ScheduledFuture(self, event_id, kind, None)
+        return future
 
     def external_event(
         self, name: str, decode: Decode | None, *, buffered: bool = False
@@ -352,6 +369,7 @@ class Journal:
 
     def _decide_patch(self, patch_id: str) -> bool:
         self.check_open()
+        self._check_inside()
         self._check_name("Patch id", patch_id)
         marker = history.PatchMarked(patch_id=patch_id)
         if self.is_replaying:
@@ -364,6 +382,7 @@ class Journal:
     def continue_as_new(self, input_text: str, version: str | None) -> NoReturn:
         """End this execution when the run has come to rest; the first call counts."""
         self.check_open()
+        self._check_inside()
         self._check_payload("Input of the next execution", input_text)
         unread = len(self.queues.unread())
         if unread > self.limits.carry_forward_events:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from duroxide import work
+from duroxide import history, work
 from duroxide.history import Event
 from duroxide.ids import EventId, ExecutionId, InstanceId
 from duroxide.limits import Limits
@@ -75,6 +75,8 @@ class TurnResult:
     key_values: tuple[KeyValueChange, ...] = ()  # in order
     projections: tuple[str, ...] = ()  # given to ctx.project() by code that ran live; not history
     ignored: tuple[Ignored, ...] = ()
+    unawaited: tuple[history.Schedule, ...] = ()
+    """What code that completed had asked for and neither awaited nor cancelled: a slip, most likely."""
     unapplied: int = 0
     """How many of the last inbound messages the turn did not look at, because the execution continues
     as new: they are for the next one, so they must stay in the queue, unconsumed."""

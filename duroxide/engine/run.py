@@ -108,6 +108,7 @@ class Run:
         self._terminated = False
         self._new: list[Event] = []
         self._ignored: list[Ignored] = []
+        self._unawaited: list[history.Schedule] = []
         self._carried: tuple[tuple[str, str], ...] = ()
         self._is_first_turn = not recorded
 
@@ -296,7 +297,7 @@ class Run:
         if self._cancel_reason is None:
             self._cancel_reason = reason
         if not self._terminated and self._root is not None:
-            self._deadline = self.journal.timer(cast("int", grace_ms))
+            self._deadline = self.journal.deadline(cast("int", grace_ms))
             self._root.interrupt(OrchestrationCancelled(reason))
 
     # The end.
@@ -314,6 +315,8 @@ class Run:
         kind, status = self._terminal(continuation)
         self._carried = self.journal.queues.unread()
         for future in list(self.journal.open.values()):
+            if status is ExecutionStatus.COMPLETED and not future.was_awaited():
+                self._unawaited.append(future.schedule)
             reason = terminal_reason(future.schedule, status)
             self.journal.close_with(self.journal.breadcrumb(future, reason))
         self.journal.close_with(kind)
@@ -393,6 +396,7 @@ class Run:
             key_values=tuple(outbox.key_values),
             projections=tuple(journal.projections),
             ignored=tuple(self._ignored),
+            unawaited=tuple(self._unawaited),
             unapplied=unapplied,
             new_execution=NewExecutionInfo(
                 name=started.name,
@@ -402,7 +406,7 @@ class Run:
             if self._is_first_turn
             else None,
         )
-        self._new, self._ignored, self._is_first_turn = [], [], False
+        self._new, self._ignored, self._unawaited, self._is_first_turn = [], [], [], False
         journal.projections.clear()
         journal.dropped_children.clear()
         return result
@@ -451,6 +455,7 @@ class Run:
             self.park()
         journal.forget_recorded()
         journal.dropped_children.clear()
+        self._unawaited.clear()
 
     def _match(self, events: Sequence[Event], after: int) -> int:
         """Compare the commands with what follows `events[after]`; returns where they end."""

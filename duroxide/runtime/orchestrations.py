@@ -395,6 +395,15 @@ class OrchestrationDispatcher:
         assert live is not None
         for ignored in result.ignored:
             self._observer.message_dropped(leased.instance_id, ignored.reason.value)
+        for schedule in result.unawaited:
+            logger.warning(
+                "%s (%s) completed without awaiting or cancelling what it had asked for, so that was "
+                "given up: %s %s",
+                leased.instance_id,
+                live.definition.name,
+                type(schedule).__name__,
+                getattr(schedule, "name", ""),
+            )
         self._observer.turn_committed(
             TurnRecord(
                 instance_id=leased.instance_id,

@@ -165,3 +165,33 @@ def test_more_unread_messages_than_may_be_carried_are_refused() -> None:
     messages = [work.QueueMessage(instance="i", name="q", data="1") for _ in range(2)]
     result = run.apply([*messages, work.ExternalRaised(instance="i", name="go", data="1")], 0)
     assert "Unread queue messages" in str(result.output)
+
+
+def test_a_cancel_is_never_refused_however_long_the_history() -> None:
+    async def cleans_up(ctx: OrchestrationContext) -> None:
+        waiting = ctx.wait_event("never")
+        while ctx.history_length < LIMITS.history_events - 1:
+            ctx.set_custom_status("x")
+        try:
+            await waiting
+        finally:
+            cleaned.append(ctx.history_length)
+
+    cleaned: list[int] = []
+    definition = define_orchestration(cleans_up, name="o", cancel_grace_ms=1000)
+    info = StartInfo(
+        instance_id="i",
+        execution_id=1,
+        name="o",
+        version="1.0.0",
+        input="null",
+        seed="00",
+        limits=LIMITS,
+    )
+    cancel = work.CancelInstance(instance="i", reason="enough")
+    result = run_turn(definition, (), [cancel], now_ms=0, start=info)
+    last = result.events[-1].kind
+    assert isinstance(last, OrchestrationFailed)
+    assert str(last.details) == "canceled: enough"
+    assert cleaned[0] > LIMITS.history_events
+    assert_replays(result.events, definition)
