@@ -140,6 +140,12 @@ class Home:
             cursor = await connection.execute(_SQL["expired_instances"], {"at_most": at_most})
             return [str(row[0]) for row in await cursor.fetchall()]
 
+    async def repair(self, at_most: int) -> list[tuple[str, str, str | None]]:
+        """End instances that the engine has ended or lost: id, status, error."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(_SQL["repair"], {"at_most": at_most})
+            return [(str(row[0]), str(row[1]), row[2]) for row in await cursor.fetchall()]
+
     async def delete_instances(self, ids: Sequence[str]) -> None:
         await self._execute("delete_instances", {"ids": list(ids)})
 

@@ -1,4 +1,4 @@
-"""Removes what ended long ago or is more than should be kept: instances, and iterations of loops."""
+"""Removes what ended long ago or is more than should be kept, and ends what the engine has lost."""
 
 from __future__ import annotations
 
@@ -57,12 +57,22 @@ class Retention:
         await asyncio.sleep(min(FIRST_SWEEP_S, self._interval_s))
         while True:
             try:
+                await self.repair()
                 while await self.sweep() == SWEPT_AT_ONCE:
                     pass
                 await self._prune()
             except (psycopg.Error, ProviderError) as error:
-                logger.warning("old instances were not removed: %s", error)
+                logger.warning("old instances were not removed, nor lost ones ended: %s", error)
             await asyncio.sleep(self._interval_s)
+
+    async def repair(self) -> int:
+        """End instances that the engine has ended or lost, and say so; returns how many."""
+        ended = await self._home.repair(SWEPT_AT_ONCE)
+        for instance_id, status, error in ended:
+            logger.warning(
+                "instance %s was not ended; now it is %s: %s", instance_id, status, error
+            )
+        return len(ended)
 
     async def sweep(self) -> int:
         """Remove some; returns how many.

@@ -99,6 +99,10 @@ where e.at < now() - make_interval(days => df._setting('retention_days')::int)
 order by e.at
 limit %(at_most)s
 
+-- name: repair
+-- End instances that the engine has ended or lost; no row means that all is well.
+select r.instance_id, r.status, r.error from df._repair_v1(%(at_most)s) as r
+
 -- name: delete_instances
 -- All that df holds of these instances. Nodes and instances refer to each other; that is checked at the
 -- end of the statement's transaction.

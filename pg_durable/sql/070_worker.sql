@@ -273,5 +273,47 @@ $$;
 
 comment on function df._finish_step_v1(text, text, text) is 'Ends a SQL step inside its own transaction';
 
+-- Ends instances whose engine state has ended without them, or is gone. Both are written in one commit,
+-- so there are none, unless somebody wrote to the tables, or restored some of them.
+create function df._repair_v1(p_at_most integer) returns table (instance_id text, status text, error text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+        with wrong as materialized (
+            select
+                i.id,
+                case when e.status = 'Completed' then 'completed' else 'failed' end as status,
+                case e.status when 'Completed' then null when 'Failed' then e.output else 'engine state lost' end as error
+            from df.instances as i
+            left join duroxide.instances as e on e.instance_id = i.id
+            where i.status in ('pending', 'running')
+                and case
+                    when e.instance_id is not null then e.status in ('Completed', 'Failed')
+                    -- One that has not begun has its start message.
+                    else not exists (select from duroxide.orchestrator_queue as q where q.instance_id = i.id)
+                end
+            order by i.created_at
+            limit p_at_most
+            for no key update of i skip locked
+        ),
+        ended as (
+            update df.instances as i
+            set status = w.status, error = w.error, updated_at = clock_timestamp(), completed_at = clock_timestamp()
+            from wrong as w
+            where i.id = w.id
+            returning i.id, i.status, i.error
+        ),
+        waiters as (
+            delete from df._signal_waiters as s using wrong as w where s.instance_id = w.id
+        )
+        select d.id::text, d.status, d.error from ended as d;
+end
+$$;
+
+comment on function df._repair_v1(integer) is 'Ends instances whose engine state has ended without them or is gone';
+
+revoke execute on function df._repair_v1(integer) from public;
 revoke execute on function df._write_nodes(jsonb) from public;
 revoke execute on function df._project_v1(text[], bigint[], text[], text[], text[], text[], boolean) from public;
