@@ -95,14 +95,17 @@ def install(dsn: str | None, as_sql: bool, operators_in_pg_catalog: bool) -> Non
         click.echo(installation.render_sql(), nl=False)
         return
     server = required_server(dsn).dsn
-    report = installation.install(server)
-    click.echo(
-        f"schemas df ({report.df.revision}) and duroxide ({report.engine.revision})"
-        f" are installed in database {report.database!r}"
-    )
+    _tell_installed(installation.install(server))
     if operators_in_pg_catalog:
         created = installation.create_catalog_operators(server)
         click.echo(f"operators created in pg_catalog: {' '.join(created) or 'none were missing'}")
+
+
+@cli.command()
+@dsn_option
+def upgrade(dsn: str | None) -> None:
+    """Bring the schemas df and duroxide to this release, while workflows run. Safe to repeat."""
+    _tell_installed(installation.upgrade(required_server(dsn).dsn))
 
 
 @cli.command()
@@ -206,6 +209,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _only_one(dsn: str | None, private: bool) -> None:
     if dsn and private:
         raise click.UsageError("--dsn and --private exclude each other")
+
+
+def _tell_installed(report: installation.Report) -> None:
+    click.echo(
+        f"schemas df ({report.df.revision}) and duroxide ({report.engine.revision})"
+        f" are installed in database {report.database!r}"
+    )
 
 
 def _confirmed(question: str) -> bool:

@@ -17,7 +17,7 @@ from tests.fixtures.commands import Done, pg_durable
 from tests.fixtures.old_server import server_of_version
 from tests.fixtures.postgres import Database
 
-NEED_A_DATABASE = ("install", "check", "worker", "uninstall --yes")
+NEED_A_DATABASE = ("install", "upgrade", "check", "worker", "uninstall --yes")
 
 
 def told(done: Done, status: int, dsn: str) -> str:
@@ -84,7 +84,7 @@ def test_dev_installs_nothing_in_a_database_that_was_not_meant_for_it(database: 
         assert connection.execute("select to_regnamespace('df')").fetchone() == (None,)
 
 
-@pytest.mark.parametrize("command", ["install", "check", "worker", "dev"])
+@pytest.mark.parametrize("command", ["install", "upgrade", "check", "worker", "dev"])
 @pytest.mark.parametrize("schema", ["df", "duroxide"])
 def test_a_newer_schema_is_refused(command: str, schema: str, database: Database) -> None:
     install.install(database.dsn)
@@ -95,7 +95,7 @@ def test_a_newer_schema_is_refused(command: str, schema: str, database: Database
     assert "To fix it: upgrade pg-durable" in said
 
 
-@pytest.mark.parametrize("command", ["install", "check", "uninstall --yes", "dev"])
+@pytest.mark.parametrize("command", ["install", "upgrade", "check", "uninstall --yes", "dev"])
 def test_a_schema_of_somebody_else_is_left_alone(command: str, database: Database) -> None:
     with psycopg.connect(database.dsn) as connection:
         connection.execute("create schema df")

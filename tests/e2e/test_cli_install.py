@@ -24,6 +24,15 @@ def test_install_check_and_uninstall_leave_what_was_there_before(database: Datab
     assert contents(database) == before
 
 
+def test_upgrade_needs_something_to_upgrade(database: Database) -> None:
+    missing = pg_durable("upgrade", "--dsn", database.dsn)
+    assert missing.status == 5
+    assert "To fix it: run `pg-durable install`" in missing.errors
+    installed = pg_durable("install", "--dsn", database.dsn)
+    upgraded = pg_durable("upgrade", "--dsn", database.dsn)
+    assert (upgraded.status, upgraded.output) == (0, installed.output)
+
+
 def test_uninstall_without_an_answer_removes_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
