@@ -263,8 +263,8 @@ class PostgresProvider(PostgresAdmin):
                 "poll_turns", self._sql["poll_turns"], parameters
             )
             waiting.answered()
-            turns = await self._to_turns([TurnRow(*row[:18]) for row in rows], known)
-            now_ms, next_due_ms, blocked = head[18:]
+            turns = await self._to_turns([TurnRow(*row[:19]) for row in rows], known)
+            now_ms, next_due_ms, blocked = head[19:]
             self._is_blocked_by_us = blocked > 0
             if turns or not await waiting.go_on(now_ms, next_due_ms, is_blocked=blocked > 1):
                 if len(turns) == want > 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from duroxide.ids import InstanceId
 from duroxide.providers.base import (
@@ -63,10 +63,19 @@ class TurnRow:
     keys: Sequence[str] | None
     values: Sequence[str] | None
     value_times: Sequence[int] | None
+    incarnation: str
 
     def has(self, cursor: Cursor | None) -> bool:
         """Whether a caller with this cursor lacks no event."""
-        return cursor is not None and cursor == Cursor(self.execution_id, self.next_event_id - 1)
+        return self.is_of(cursor) and cursor.last_event_id == self.next_event_id - 1
+
+    def is_of(self, cursor: Cursor | None) -> TypeGuard[Cursor]:
+        """Whether the cursor is one of this execution of this life of the instance."""
+        return (
+            cursor is not None
+            and cursor.execution_id == self.execution_id
+            and cursor.incarnation in ("", self.incarnation)
+        )
 
     def to_turn(self, history: Sequence[str] | None, cursor: Cursor | None) -> LeasedTurn:
         """The turn, with the whole history as read (None: the caller has it) cut to what he lacks."""
@@ -94,6 +103,7 @@ class TurnRow:
             parent_instance_id=self.parent_instance_id,
             key_values=key_values(self.keys, self.values, self.value_times),
             history_error=error,
+            incarnation=self.incarnation,
         )
 
 
@@ -107,7 +117,7 @@ def _missing(
     if len(events) != row.next_event_id - 1:
         return (), 0, f"history has {len(events)} events, not {row.next_event_id - 1}"
     after = 0
-    if cursor is not None and cursor.execution_id == row.execution_id:
+    if row.is_of(cursor):
         after = cursor.last_event_id if cursor.last_event_id < row.next_event_id else 0
     return tuple(events[after:]), after, None
 

@@ -76,6 +76,7 @@ def _instances(tables: sa.MetaData) -> None:
         _time("created_at"),
         _time("updated_at"),
         _time("suspended_at", null=True),
+        _text("incarnation"),
     )
     sa.Index(
         "instances_parent",

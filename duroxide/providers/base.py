@@ -217,6 +217,7 @@ class Cursor:
 
     execution_id: ExecutionId
     last_event_id: EventId
+    incarnation: str = ""  # as in the turn that the caller had; empty matches any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +227,10 @@ class LeasedTurn:
     A new instance has no name and version yet, execution 1 and next event 1; the store has made
     nothing for it. `history` holds the events after `history_after` of the current execution, in
     order; `history_after` is 0 (all events) unless the caller's cursor matched.
+
+    `incarnation` names this life of the id: what is deleted and then started again under the same id has
+    another one, although its events have the same numbers. A new instance's is the one that it will
+    have once this lease's turn is committed.
     """
 
     instance_id: InstanceId
@@ -243,6 +248,7 @@ class LeasedTurn:
     parent_instance_id: InstanceId | None = None
     key_values: Mapping[str, KeyValue] = field(default_factory=dict)  # as the execution began
     history_error: str | None = None  # the stored text is unreadable; history is then empty
+    incarnation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,6 +111,7 @@ class Instance:
     changed_key_values: dict[str, KeyValue | None] = field(default_factory=dict)  # None: cleared
     last_turn: object = None  # what makes a repeated commit recognisable
     suspended_at_ms: int | None = None
+    incarnation: str = ""  # the lease of its first turn
 
     @property
     def current(self) -> Execution:
@@ -255,9 +256,10 @@ class MemoryStore:
                 attempt_count=attempt_count,
                 messages=received,
                 history=(),
+                incarnation=lease.token,
             )
         current = instance.current
-        history_after = _known_events(current, known.get(instance_id))
+        history_after = _known_events(instance, known.get(instance_id))
         return LeasedTurn(
             instance_id=instance_id,
             token=lease.token,
@@ -273,6 +275,7 @@ class MemoryStore:
             version=instance.version,
             parent_instance_id=instance.parent_instance_id,
             key_values=dict(instance.key_values),
+            incarnation=instance.incarnation,
         )
 
     def lease_activities(
@@ -481,6 +484,7 @@ class MemoryStore:
         instance = self.instances.get(turn.instance_id)
         if instance is None:
             instance = Instance(turn.instance_id, new.name, new.version, now_ms, now_ms)
+            instance.incarnation = turn.token
             self.instances[turn.instance_id] = instance
         instance.name, instance.version = new.name, new.version
         if instance.parent_instance_id is None:
@@ -630,9 +634,12 @@ def _runs(instance: Instance | None, versions: Sequence[VersionRange]) -> bool:
     return any(instance.current.engine_version in version_range for version_range in versions)
 
 
-def _known_events(current: Execution, cursor: Cursor | None) -> EventId:
+def _known_events(instance: Instance, cursor: Cursor | None) -> EventId:
     """How many events the caller has for sure: all or nothing, because a cursor may be stale."""
+    current = instance.current
     if cursor is None or cursor.execution_id != current.execution_id:
+        return 0
+    if cursor.incarnation not in ("", instance.incarnation):
         return 0
     return cursor.last_event_id if cursor.last_event_id <= len(current.events) else 0
 

@@ -44,7 +44,12 @@ T = TypeVar("T")
 
 SCHEMA_VERSION = 3
 # What a version adds to tables that were there before it; new tables come with the whole schema.
-_ADDED = {3: "alter table instances add column suspended_at_ms integer;"}
+_ADDED = {
+    3: """
+    alter table instances add column suspended_at_ms integer;
+    alter table instances add column incarnation text not null default '';
+    """
+}
 BUSY_TIMEOUT_S = 5.0
 # How soon a commit of another process is noticed: sooner while there is another one.
 ALONE_LOOK_S = 0.05

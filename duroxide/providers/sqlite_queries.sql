@@ -64,7 +64,7 @@ update leases set expires_at_ms = :expires where token = :token and expires_at_m
 -- name: current
 select
     i.name, i.version, i.execution_id, i.parent_instance_id, i.last_turn,
-    e.status, e.event_count
+    e.status, e.event_count, i.incarnation
 from instances as i
 join executions as e on e.instance_id = i.instance_id and e.execution_id = i.execution_id
 where i.instance_id = ?;
@@ -93,9 +93,10 @@ where instance_id = :instance_id and not exists (
 
 -- name: begin_instance
 insert into instances (
-    instance_id, name, version, execution_id, parent_instance_id, created_at_ms, updated_at_ms
+    instance_id, name, version, execution_id, parent_instance_id, created_at_ms, updated_at_ms,
+    incarnation
 )
-values (:instance_id, :name, :version, :execution_id, :parent, :now, :now)
+values (:instance_id, :name, :version, :execution_id, :parent, :now, :now, :token)
 on conflict (instance_id) do update
 set name = excluded.name,
     version = excluded.version,

@@ -12,7 +12,8 @@ create table if not exists instances (
     created_at_ms integer not null,
     updated_at_ms integer not null,
     last_turn text,                                 -- what makes a repeated commit recognisable
-    suspended_at_ms integer
+    suspended_at_ms integer,
+    incarnation text not null default ''            -- the lease of its first turn
 ) without rowid;
 create index if not exists instances_suspended
     on instances (suspended_at_ms) where suspended_at_ms is not null;

@@ -167,10 +167,11 @@ class SqliteStore:
                     attempt_count=attempt_count,
                     messages=messages,
                     history=(),
+                    incarnation=token,
                 )
             ]
-        name, version, execution_id, parent, _, status, event_count = current
-        after = _known_events(execution_id, event_count, known.get(instance_id))
+        name, version, execution_id, parent, _, status, event_count, incarnation = current
+        after = _known_events(execution_id, event_count, incarnation, known.get(instance_id))
         return [
             LeasedTurn(
                 instance_id=instance_id,
@@ -187,6 +188,7 @@ class SqliteStore:
                 version=version,
                 parent_instance_id=parent,
                 key_values=key_values_of(self._run("key_values", (instance_id,))),
+                incarnation=incarnation,
             )
         ]
 
@@ -370,6 +372,7 @@ class SqliteStore:
             "name": new.name,
             "version": new.version,
             "parent": new.parent_instance_id,
+            "token": turn.token,
             "major": new.engine_version.major,
             "minor": new.engine_version.minor,
             "patch": new.engine_version.patch,
@@ -563,8 +566,12 @@ def _runs(engine: Sequence[int | None], versions: Sequence[VersionRange]) -> boo
     return any(version in version_range for version_range in versions)
 
 
-def _known_events(execution_id: int, event_count: int, cursor: Cursor | None) -> int:
+def _known_events(
+    execution_id: int, event_count: int, incarnation: str, cursor: Cursor | None
+) -> int:
     if cursor is None or cursor.execution_id != execution_id:
+        return 0
+    if cursor.incarnation not in ("", incarnation):
         return 0
     return cursor.last_event_id if cursor.last_event_id <= event_count else 0
 

@@ -28,10 +28,11 @@ class Live:
     began_ms: int  # the first event's time
     parent: tuple[InstanceId, ExecutionId] | None  # who waits for it
     events: list[Event] = field(default_factory=list)  # kept only to be verified
+    incarnation: str = ""  # the same id may have been deleted and started again meanwhile
 
     @property
     def cursor(self) -> Cursor:
-        return Cursor(self.execution_id, self.run.next_event_id - 1)
+        return Cursor(self.execution_id, self.run.next_event_id - 1, self.incarnation)
 
 
 class LiveCache(Mapping[InstanceId, Cursor]):
@@ -55,11 +56,12 @@ class LiveCache(Mapping[InstanceId, Cursor]):
         return self._live[instance_id].cursor
 
     def take(self, leased: LeasedTurn) -> Live | None:
-        """The execution as the store has it, if it is here; one that has fallen behind is dropped."""
+        """The execution as the store has it, if it is here; another one, or one behind, is dropped."""
         live = self._live.pop(leased.instance_id, None)
         if live is None:
             return None
-        if live.cursor != Cursor(leased.execution_id, leased.next_event_id - 1):
+        stored = Cursor(leased.execution_id, leased.next_event_id - 1, leased.incarnation)
+        if live.cursor != stored:
             live.run.park()
             return None
         return live

@@ -162,6 +162,7 @@ class TurnRunner:
             prepared=prepared,
             began_ms=now_ms,
             parent=_parent(beginning),
+            incarnation=leased.incarnation,
         )
         return self.apply(leased, inbox, live, is_cached=False)
 
@@ -194,6 +195,7 @@ class TurnRunner:
             began_ms=events[0].timestamp_ms,
             parent=_parent(first),
             events=list(events) if self._options.cache == "verify" else [],
+            incarnation=leased.incarnation,
         )
 
     def apply(self, leased: LeasedTurn, inbox: Inbox, live: Live, *, is_cached: bool) -> Decision:

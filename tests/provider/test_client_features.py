@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,11 +19,13 @@ from duroxide import (
     OrchestrationContext,
     OrchestrationFailed,
     Registry,
+    RuntimeOptions,
     SqliteProvider,
     activity,
     orchestration,
 )
-from duroxide.providers.base import InstanceStatus, Provider
+from duroxide.history import OrchestrationStarted
+from duroxide.providers.base import InstanceStatus, Provider, TurnPoll
 from duroxide_pg.provider import PostgresProvider
 from tests.provider.postgres_store import empty, installed_dsn
 
@@ -55,6 +57,57 @@ async def client(store: Provider) -> AsyncIterator[AsyncClient]:
 
 def begun(state: InstanceStatus) -> bool:
     return True
+
+
+class Gated:
+    """A worker's way to a store: nothing new comes through while it is shut."""
+
+    def __init__(self, store: Provider) -> None:
+        self.store = store
+        self.is_shut = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def poll_turns(self, **question: Any) -> TurnPoll:
+        while True:
+            if self.is_shut:
+                question["want"] = 0
+            answer = await self.store.poll_turns(**{**question, "wait_ms": 0})
+            if answer.turns or self.is_shut or not question["wait_ms"]:
+                return answer
+            await asyncio.sleep(0.01)
+
+
+class TestLivesOfAnId:
+    async def test_what_one_worker_has_in_memory_is_not_taken_for_what_began_at_another(
+        self, store: Provider, client: AsyncClient
+    ) -> None:
+        @orchestration
+        async def echo(ctx: OrchestrationContext, word: str) -> str:
+            await ctx.wait_event("go")
+            return word
+
+        registry = Registry().add(echo)
+        ways = [cast("Any", Gated(store)) for _ in range(2)]
+        ways[1].is_shut = True
+        options = RuntimeOptions(long_poll_ms=50)
+        async with (
+            AsyncRuntime(ways[0], registry, options),
+            AsyncRuntime(ways[1], registry, options),
+        ):
+            await client.start(echo, "old", instance_id="e")
+            await client.wait_until("e", begun)  # the first worker has it in memory
+            ways[0].is_shut, ways[1].is_shut = True, False
+            await client.delete("e", force=True)
+            await client.start(echo, "new", instance_id="e")
+            await client.wait_until("e", begun)
+            ways[0].is_shut, ways[1].is_shut = False, True
+            await client.raise_event("e", "go")
+            assert await client.result("e", echo) == "new"
+            (first, *_) = await client.history("e")
+            assert isinstance(first.kind, OrchestrationStarted)
+            assert first.kind.input == '"new"'
 
 
 class TestHeartbeats:

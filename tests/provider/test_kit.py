@@ -222,6 +222,12 @@ def loses_custom_status_of_kept(
     return MemoryStore._commit_turn(self, item, now_ms, eager)
 
 
+def always_the_same_life(self: MemoryStore, turn: CommitTurn, now_ms: int) -> Any:
+    instance = MemoryStore._begin(self, turn, now_ms)
+    instance.incarnation = "same"
+    return instance
+
+
 def forgets_suspensions(self: MemoryStore, instance_id: str) -> bool:
     return False
 
@@ -242,6 +248,7 @@ BROKEN: Mapping[str, type[Broken]] = {
     "FusedCompletionSuite": broken("ForgetsFinished", _commit_turn=forgets_the_finished),
     "HeartbeatSuite": HearsEverybody,
     "HistorySuffixSuite": StaleCursors,
+    "IncarnationSuite": broken("SameLife", _begin=always_the_same_life),
     "KeyValueSuite": broken("MergesTooEarly", _write_state=merges_too_early),
     "LeaseSuite": broken("NeverExpires", is_turn_leased=never_expires),
     "LockingSuite": broken("TwoHolders", is_turn_leased=two_holders),

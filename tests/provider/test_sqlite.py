@@ -106,6 +106,7 @@ async def test_a_file_of_the_last_schema_is_upgraded_with_what_is_in_it(tmp_path
     connection = sqlite3.connect(path)
     connection.executescript(
         "drop index instances_suspended; alter table instances drop column suspended_at_ms;"
+        "alter table instances drop column incarnation;"
         "pragma user_version = 2;"
     )
     connection.close()

@@ -24,7 +24,8 @@ create table {schema}.instances (
     completed_at timestamptz,
     created_at timestamptz not null,
     updated_at timestamptz not null,
-    suspended_at timestamptz
+    suspended_at timestamptz,
+    incarnation text not null
 ) with (fillfactor = 60);
 create index instances_parent on {schema}.instances (parent_instance_id)
     where parent_instance_id is not null;
@@ -39,6 +40,8 @@ comment on column {schema}.instances.pinned_version is
     'Engine version of the current execution: major << 40 | minor << 20 | patch; null: any.';
 comment on column {schema}.instances.last_commit is
     'Names the last turn that was applied, so that repeating it is recognised.';
+comment on column {schema}.instances.incarnation is
+    'The lease of its first turn: tells it from one of the same id that was deleted before.';
 comment on column {schema}.instances.flags is '1: kv_store has rows; 2: kv_delta has rows.';
 
 create table {schema}.executions_done (
@@ -282,6 +285,7 @@ create function {schema}.poll_turns_v1(
     o_keys text[],
     o_values text[],
     o_value_times bigint[],
+    o_incarnation text,
     o_now bigint,
     o_next_due bigint,
     o_blocked smallint
@@ -467,7 +471,7 @@ begin
     return query
     select null::text, null::text, null::bigint, null::bigint, null::bigint, null::integer, null::text,
            null::text, null::text, null::text, null::bigint[], null::smallint[], null::text[],
-           null::text[], null::boolean, null::text[], null::text[], null::bigint[], v_now,
+           null::text[], null::boolean, null::text[], null::text[], null::bigint[], null::text, v_now,
            (
                select ceil(extract(epoch from q.visible_at) * 1000)::bigint
                  from {schema}.orchestrator_queue as q
@@ -521,7 +525,8 @@ begin
            coalesce(s.status, 'Running'), s.orchestration_name, s.orchestration_version,
            s.parent_instance_id, h.ids, h.kinds, h.bodies, past.events,
            coalesce(left(s.last_commit, 12) = p_cached_by, false),
-           kv.keys, kv.vals, kv.times, null::bigint, null::bigint, null::smallint
+           kv.keys, kv.vals, kv.times, coalesce(s.incarnation, h.lock_token),
+           null::bigint, null::bigint, null::smallint
       from handed as h
       left join lateral (
           select i.* from {schema}.instances as i where i.instance_id = h.instance_id offset 0
@@ -934,17 +939,17 @@ begin
                    (instance_id, orchestration_name, orchestration_version, parent_instance_id,
                     status, output, next_event_id, pinned_version, last_commit, custom_status,
                     custom_status_version, history_events, history_bytes, started_at, completed_at,
-                    created_at, updated_at)
+                    created_at, updated_at, incarnation)
             select t.instance_id, t.name, t.version, t.parent, t.status, t.output, t.last + 1, t.pin,
                    p_writer || t.key, t.custom, t.custom_set, t.last,
                    coalesce(octet_length(t.events), 0), v_ts,
-                   case when t.status <> 'Running' then v_ts end, v_ts, v_ts
+                   case when t.status <> 'Running' then v_ts end, v_ts, v_ts, t.nonce
               from unnest(v_new) as i
               join unnest(
                        t_instance, t_last, t_events, t_key, t_name, t_version, t_pin, t_parent,
-                       t_status, t_output, t_custom_set, t_custom
+                       t_status, t_output, t_custom_set, t_custom, t_nonce
                    ) as t (instance_id, last, events, key, name, version, pin, parent,
-                           status, output, custom_set, custom)
+                           status, output, custom_set, custom, nonce)
                 on t.instance_id = i
              where t.name is not null;
         end if;

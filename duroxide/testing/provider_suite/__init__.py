@@ -39,6 +39,7 @@ from duroxide.testing.provider_suite.creation import CreationSuite
 from duroxide.testing.provider_suite.driver import LEASE_MS, StoreDriver, SuiteBase
 from duroxide.testing.provider_suite.equivalence import EquivalenceSuite
 from duroxide.testing.provider_suite.executions import ExecutionSuite
+from duroxide.testing.provider_suite.incarnations import IncarnationSuite
 from duroxide.testing.provider_suite.keyvalues import KeyValueSuite
 from duroxide.testing.provider_suite.leases import LeaseSuite
 from duroxide.testing.provider_suite.locking import LockingSuite
@@ -68,6 +69,7 @@ class ProviderSuite(
     FusedCompletionSuite,
     HeartbeatSuite,
     HistorySuffixSuite,
+    IncarnationSuite,
     KeyValueSuite,
     LeaseSuite,
     LockingSuite,
@@ -103,6 +105,7 @@ __all__ = [
     "FusedCompletionSuite",
     "HeartbeatSuite",
     "HistorySuffixSuite",
+    "IncarnationSuite",
     "KeyValueSuite",
     "LeaseSuite",
     "LockingSuite",

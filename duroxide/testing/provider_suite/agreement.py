@@ -313,7 +313,9 @@ def turn_seen(leased: LeasedTurn) -> Any:
     """All but tokens and ids, which are each store's own."""
     values = {key: value.value for key, value in leased.key_values.items()}
     bodies = tuple((m.kind, m.body) for m in leased.messages)
-    plain = dataclasses.replace(leased, token=TurnToken(""), messages=(), key_values={})
+    plain = dataclasses.replace(
+        leased, token=TurnToken(""), messages=(), key_values={}, incarnation=""
+    )
     return plain, bodies, values
 
 

@@ -24,7 +24,8 @@ create table {schema}.instances (
     completed_at timestamptz,
     created_at timestamptz not null,
     updated_at timestamptz not null,
-    suspended_at timestamptz
+    suspended_at timestamptz,
+    incarnation text not null
 ) with (fillfactor = 60);
 create index instances_parent on {schema}.instances (parent_instance_id)
     where parent_instance_id is not null;
@@ -39,6 +40,8 @@ comment on column {schema}.instances.pinned_version is
     'Engine version of the current execution: major << 40 | minor << 20 | patch; null: any.';
 comment on column {schema}.instances.last_commit is
     'Names the last turn that was applied, so that repeating it is recognised.';
+comment on column {schema}.instances.incarnation is
+    'The lease of its first turn: tells it from one of the same id that was deleted before.';
 comment on column {schema}.instances.flags is '1: kv_store has rows; 2: kv_delta has rows.';
 
 create table {schema}.executions_done (

@@ -374,17 +374,17 @@ begin
                    (instance_id, orchestration_name, orchestration_version, parent_instance_id,
                     status, output, next_event_id, pinned_version, last_commit, custom_status,
                     custom_status_version, history_events, history_bytes, started_at, completed_at,
-                    created_at, updated_at)
+                    created_at, updated_at, incarnation)
             select t.instance_id, t.name, t.version, t.parent, t.status, t.output, t.last + 1, t.pin,
                    p_writer || t.key, t.custom, t.custom_set, t.last,
                    coalesce(octet_length(t.events), 0), v_ts,
-                   case when t.status <> 'Running' then v_ts end, v_ts, v_ts
+                   case when t.status <> 'Running' then v_ts end, v_ts, v_ts, t.nonce
               from unnest(v_new) as i
               join unnest(
                        t_instance, t_last, t_events, t_key, t_name, t_version, t_pin, t_parent,
-                       t_status, t_output, t_custom_set, t_custom
+                       t_status, t_output, t_custom_set, t_custom, t_nonce
                    ) as t (instance_id, last, events, key, name, version, pin, parent,
-                           status, output, custom_set, custom)
+                           status, output, custom_set, custom, nonce)
                 on t.instance_id = i
              where t.name is not null;
         end if;
