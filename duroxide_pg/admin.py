@@ -187,7 +187,7 @@ class PostgresAdmin:
         return QueueDepths(orchestrator_queue=messages, worker_queue=activities, timer_queue=timers)
 
     async def instance_stats(self, instance_id: InstanceId) -> InstanceStats | None:
-        rows = await self._ask("instance_stats", instance_id=instance_id, now=self._admin_now_ms())
+        rows = await self._ask("instance_stats", instance_id=instance_id)
         if not rows:
             return None
         events, size, pending, keys, value_bytes = rows[0]

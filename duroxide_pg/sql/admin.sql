@@ -122,9 +122,7 @@ select (
 select s.history_events::bigint, s.history_bytes,
        (select count(*) from {schema}.orchestrator_queue as q
          where q.instance_id = s.instance_id
-           and q.kind = 6
-           and coalesce(q.held_visible_at, q.visible_at)
-               <= coalesce(to_timestamp(%(now)s::bigint / 1000.0), clock_timestamp())),
+           and q.kind = 6),
        (select count(*)
           from (select key from {schema}.kv_store where instance_id = s.instance_id
                 union
