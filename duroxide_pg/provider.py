@@ -78,6 +78,8 @@ class PostgresProvider(PostgresAdmin):
         password: called for each new connection, for credentials that expire; may be async.
         is_pooled: the DSN leads to a pooler that gives each transaction another session (PgBouncer in
             transaction mode). Everything works by polling then, with more round trips.
+        is_portable: the server has no LISTEN, no advisory locks and nothing that outlives a transaction
+            in a session, as some kin of PostgreSQL. Includes `is_pooled`.
         clock: judges leases and visibility instead of the server's clock, for tests.
     """
 
@@ -90,6 +92,7 @@ class PostgresProvider(PostgresAdmin):
         migrations: Literal["verify", "apply", "none"] = "verify",
         password: Callable[[], str | Awaitable[str]] | None = None,
         is_pooled: bool = False,
+        is_portable: bool = False,
         clock: Clock | None = None,
     ) -> None:
         if commit_hook is not None and not _IDENTIFIER.fullmatch(commit_hook):
@@ -102,7 +105,8 @@ class PostgresProvider(PostgresAdmin):
         self._hook = commit_hook
         self._migrations = migrations
         self._password = password
-        self._is_pooled = is_pooled
+        self._is_pooled = is_pooled or is_portable
+        self._is_portable = is_portable
         self._name = process_name()
         self._nonce = nonces(self._name)
         self._sql = statements(schema)
@@ -121,7 +125,7 @@ class PostgresProvider(PostgresAdmin):
             register=self._sql["register_waiter"],
             wake=self._sql["wake"],
             idle=self._sql["idle"],
-            is_listening_allowed=clock is None and not is_pooled,
+            is_listening_allowed=clock is None and not self._is_pooled,
         )
         self._is_blocked_by_us = False
         self._sweeping: asyncio.Task[None] | None = None
@@ -291,6 +295,7 @@ class PostgresProvider(PostgresAdmin):
             "low": low,
             "high": high,
             "cached_by": self._lane.writer if known is not None else None,
+            "try_locks": not self._is_portable,
         }
 
     async def _to_turns(

@@ -3,7 +3,7 @@
 -- name: poll_turns
 select * from {schema}.poll_turns_v1(
     %(worker)s, %(nonce)s, %(want)s, %(lease_ms)s, %(low)s, %(high)s, %(cached_by)s,
-    %(held_ids)s, %(held_nonces)s, %(now)s);
+    %(held_ids)s, %(held_nonces)s, %(now)s, %(try_locks)s);
 
 -- name: commit
 select * from {schema}.commit_v1(

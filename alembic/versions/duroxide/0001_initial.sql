@@ -265,7 +265,8 @@ create function {schema}.poll_turns_v1(
     p_cached_by text,
     p_held_ids text[],
     p_held_nonces text[],
-    p_now bigint default null
+    p_now bigint default null,
+    p_try_locks boolean default true
 ) returns table (
     o_instance_id text,
     o_nonce text,
@@ -392,10 +393,11 @@ begin
              order by min(c.visible_at), min(c.id)
              limit v_want - cardinality(v_leased)
         ),
-        -- A try-lock in memory, so that nobody waits for another poll's uncommitted lease.
+        -- A try-lock in memory, so that nobody waits for another poll's uncommitted lease. Only for
+        -- that: where a server has no such locks, the rows decide.
         mine as materialized (
             select c.instance_id from candidate as c
-             where pg_try_advisory_xact_lock(v_space, hashtext(c.instance_id))
+             where not p_try_locks or pg_try_advisory_xact_lock(v_space, hashtext(c.instance_id))
         )
         select (select array_agg(m.instance_id order by m.instance_id) from mine as m),
                (select count(*) from candidate),
