@@ -10,7 +10,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.fixtures.postgres import Database
 from tests.sql.sessions import Connection, message, notices, refusal, rows, start, value
 
 
@@ -337,17 +336,7 @@ def test_requests_work_at_every_isolation_level(
     assert signals(owner, i) == [("go", 1, "{}")]
 
 
-def test_a_transaction_with_a_start_cannot_be_prepared(
-    alice: Connection, owner: Connection, installed: Database
-) -> None:
-    alice.execute("begin")
-    i = start(alice, "'SELECT 1'")
-    error = refusal(alice, "prepare transaction 'later'")
-    assert error.sqlstate in ("0A000", "55000")  # after a NOTIFY; or none may be prepared at all
-    alice.rollback()
-    assert value(owner, "select df.status(%s)", i) is None
-
-
+@pytest.mark.long
 def test_an_instance_keeps_ten_thousand_signals_that_it_may_still_take(
     alice: Connection, owner: Connection
 ) -> None:
