@@ -22,6 +22,8 @@ logger = logging.getLogger("duroxide_pg")
 
 Connect = Callable[[str], Awaitable[AsyncConnection[Any]]]
 """Opens a connection in autocommit mode; the argument says for which purpose."""
+Release = Callable[[AsyncConnection[Any]], Awaitable[None]]
+"""Ends a connection, whatever state it is in."""
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 1.0
@@ -41,6 +43,7 @@ class HotConnection:
     Args:
         purpose: shown in pg_stat_activity.
         settings: of the session, set once when it opens.
+        release: ends a connection that `connect` opened.
         is_pooled: each transaction may be in another session, so that nothing may be left in one: the
             settings and the isolation level come with each BEGIN, and no statement is prepared.
     """
@@ -51,10 +54,12 @@ class HotConnection:
         connect: Connect,
         settings: Mapping[str, str],
         *,
+        release: Release = AsyncConnection.close,
         is_pooled: bool = False,
     ) -> None:
         self._purpose = purpose
         self._connect = connect
+        self._release = release
         self._settings = {} if is_pooled else settings
         self._begin = _begin(settings) if is_pooled else None
         self._connection: AsyncConnection[Any] | None = None
@@ -125,7 +130,7 @@ class HotConnection:
     async def _open(self) -> AsyncConnection[Any]:
         if self._connection is not None and not self._connection.closed:
             return self._connection
-        self._connection = None
+        await self._discard()
         if self._is_closed:
             raise ProviderError(self._purpose, "the provider is closed", False)
         connection = await self._connect(self._purpose)
@@ -139,7 +144,7 @@ class HotConnection:
                 names, values = list(self._settings), list(self._settings.values())
                 await connection.execute(_SETTINGS, [names, values])
         except BaseException:
-            await connection.close()
+            await self._release(connection)
             raise
         self._connection = connection
         return connection
@@ -147,7 +152,7 @@ class HotConnection:
     async def _discard(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.close()
+            await self._release(connection)
 
     async def _discard_if_stale(self, connection: AsyncConnection[Any], error: Exception) -> None:
         is_stale = getattr(error, "sqlstate", None) in ("0A000", "26000")

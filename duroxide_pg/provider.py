@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
-import psycopg
 from psycopg import AsyncConnection
-from psycopg.conninfo import make_conninfo
 
 from duroxide.clock import Clock
 from duroxide.errors import ProviderError
@@ -42,6 +40,7 @@ from duroxide_pg.hints import Hint
 from duroxide_pg.lanes import CommitLane
 from duroxide_pg.queries import statements
 from duroxide_pg.rows import TurnRow, UnreadableHistory, split_events, to_activity, to_status
+from duroxide_pg.sources import Borrowed, Owned, Password, Pool, Source, dsn_of
 from duroxide_pg.sweeping import sweep_regularly
 from duroxide_pg.tokens import nonces, process_name, split_activity_token, split_turn_token
 from duroxide_pg.waiting import Waiting
@@ -69,42 +68,59 @@ class PostgresProvider(PostgresAdmin):
     read, one to listen. They open when first used, and again when they break.
 
     Args:
-        dsn: a libpq connection string or URL.
+        dsn: a libpq connection string or URL; what it does not say comes from `parameters`.
         schema: where `migrate.upgrade(dsn, schema)` has put the tables.
         commit_hook: the qualified name of an SQL function that every commit calls first, in its own
             transaction; see docs/reference/postgres.md.
         migrations: what `start` does about the schema: "verify" that it is what this release needs,
             "apply" what is missing, or "none".
-        password: called for each new connection, for credentials that expire; may be async.
+        password: a password, or what is called for one at each new connection, for credentials that
+            expire; may be async.
+        pool: takes the place of a DSN: an open pool of psycopg or an engine of SQLAlchemy, which stays
+            the caller's. It has to allow six connections for a worker, three for a client.
         is_pooled: the DSN leads to a pooler that gives each transaction another session (PgBouncer in
             transaction mode). Everything works by polling then, with more round trips.
         is_portable: the server has no LISTEN, no advisory locks and nothing that outlives a transaction
             in a session, as some kin of PostgreSQL. Includes `is_pooled`.
         clock: judges leases and visibility instead of the server's clock, for tests.
+        parameters: libpq's, such as host, user, dbname, sslmode, sslrootcert; they win over the DSN.
+
+    Raises:
+        ValueError: an argument has a value that can't be meant, or libpq does not know it.
+        TypeError: `pool` is of a kind that can't be used.
     """
 
     def __init__(
         self,
-        dsn: str,
+        dsn: str = "",
         *,
         schema: str = migrate.DEFAULT_SCHEMA,
         commit_hook: str | None = None,
         migrations: Literal["verify", "apply", "none"] = "verify",
-        password: Callable[[], str | Awaitable[str]] | None = None,
+        password: str | Password | None = None,
+        pool: Pool | None = None,
         is_pooled: bool = False,
         is_portable: bool = False,
         clock: Clock | None = None,
+        **parameters: Any,
     ) -> None:
         if commit_hook is not None and not _IDENTIFIER.fullmatch(commit_hook):
             raise ValueError(f"commit_hook {commit_hook!r} is not the name of a function")
         if migrations not in ("verify", "apply", "none"):
             raise ValueError(f"migrations {migrations!r} is not 'verify', 'apply' or 'none'")
-        self._dsn = dsn
+        if isinstance(password, str):
+            password, parameters["password"] = None, password
+        if pool is not None and (dsn or password or parameters):
+            raise ValueError("give a pool, or how to connect, but not both")
+        self._source: Source
+        if pool is not None:
+            self._source = Borrowed(pool)
+        else:
+            self._source = Owned(dsn_of(dsn, parameters), password)
         self._schema = schema
         self._clock = clock
         self._hook = commit_hook
         self._migrations = migrations
-        self._password = password
         self._is_pooled = is_pooled or is_portable
         self._is_portable = is_portable
         self._name = process_name()
@@ -121,6 +137,7 @@ class PostgresProvider(PostgresAdmin):
             waiter=self._name,
             channel=schema,
             connect=self._connect,
+            release=self._source.release,
             connection=self._work,
             register=self._sql["register_waiter"],
             wake=self._sql["wake"],
@@ -142,7 +159,13 @@ class PostgresProvider(PostgresAdmin):
         return cls(database_url, schema=schema, migrations="apply", **options)
 
     def _hot(self, purpose: str, settings: Mapping[str, str]) -> HotConnection:
-        return HotConnection(purpose, self._connect, settings, is_pooled=self._is_pooled)
+        return HotConnection(
+            purpose,
+            self._connect,
+            settings,
+            release=self._source.release,
+            is_pooled=self._is_pooled,
+        )
 
     def _new_lane(self, connection: HotConnection, *, waits: bool) -> CommitLane:
         return CommitLane(
@@ -182,7 +205,7 @@ class PostgresProvider(PostgresAdmin):
             SetupError: one of `duroxide_pg.errors`, with its remedy.
         """
         if self._migrations != "none":
-            await asyncio.to_thread(self._prepare_schema, await self._conninfo())
+            await asyncio.to_thread(self._prepare_schema, await self._source.conninfo())
         self._wakeups.start()
         if self._sweeping is None and self._clock is None:  # what a test's clock says is not old
             self._sweeping = asyncio.create_task(
@@ -196,14 +219,6 @@ class PostgresProvider(PostgresAdmin):
             return
         with migrate.connect(dsn) as connection:
             ours.require(connection)
-
-    async def _conninfo(self) -> str:
-        if self._password is None:
-            return self._dsn
-        password = self._password()
-        if not isinstance(password, str):
-            password = await password
-        return make_conninfo(self._dsn, password=password)
 
     async def close(self) -> None:
         """Let commits end that are under way, for a few seconds at most, and close all connections."""
@@ -223,18 +238,7 @@ class PostgresProvider(PostgresAdmin):
             await connection.close()
 
     async def _connect(self, purpose: str) -> AsyncConnection[Any]:
-        try:
-            return await AsyncConnection.connect(
-                await self._conninfo(),
-                autocommit=True,
-                connect_timeout=10,
-                application_name=f"duroxide {purpose}",
-                keepalives_idle=30,
-                keepalives_interval=10,
-                keepalives_count=3,
-            )
-        except psycopg.Error as error:
-            raise ProviderError("connect", str(migrate.cannot_connect(error)), True) from error
+        return await self._source.open(purpose)
 
     def _now_ms(self) -> int | None:
         return self._clock.now_ms() if self._clock is not None else None

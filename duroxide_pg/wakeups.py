@@ -19,7 +19,7 @@ from psycopg import AsyncConnection, sql
 from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide_pg.arrays import Texts
-from duroxide_pg.connections import CLOSE_S, Connect, HotConnection, Pauses
+from duroxide_pg.connections import CLOSE_S, Connect, HotConnection, Pauses, Release
 from duroxide_pg.hints import Hint, wait_for
 from duroxide_pg.queries import Statement
 
@@ -54,6 +54,7 @@ class Wakeups:
         waiter: str,
         channel: str,
         connect: Connect,
+        release: Release,
         connection: HotConnection,
         register: Statement,
         wake: Statement,
@@ -65,7 +66,7 @@ class Wakeups:
         self.is_listening = False
         self._waiter = waiter
         self._channel = channel
-        self._connect = connect
+        self._connect, self._release = connect, release
         self._connection = connection
         self._register, self._wake, self._idle = register, wake, idle
         self._is_listening_allowed = is_listening_allowed
@@ -239,7 +240,7 @@ class Wakeups:
                 self._registered.clear()
                 if connection is not None:
                     with suppress(psycopg.Error):
-                        await connection.close()
+                        await self._release(connection)
             self.give_all()
             await pauses.next()
 

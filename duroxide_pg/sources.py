@@ -1,0 +1,219 @@
+"""Where connections come from: opened by us, or taken from a pool or an engine that the caller owns."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from duroxide.errors import ProviderError
+from duroxide_pg import migrate
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine  # needs greenlet, which only its users have
+
+Pool: TypeAlias = Union[AsyncConnectionPool[Any], ConnectionPool[Any], "AsyncEngine", sa.Engine]
+"""Of the caller: we take what we need for as long as we live, and never close it."""
+
+Password: TypeAlias = Callable[[], str | Awaitable[str]]
+
+CONNECT_S = 10
+
+
+class Source(Protocol):
+    """Connections in autocommit mode, each for one purpose and held for long."""
+
+    async def open(self, purpose: str) -> AsyncConnection[Any]:
+        """A connection that nobody else uses.
+
+        Raises:
+            ProviderError: retryable, with the server's or the client library's own words.
+        """
+
+    async def release(self, connection: AsyncConnection[Any]) -> None:
+        """End a connection that `open` returned; it may be broken, or ended already."""
+
+    async def conninfo(self) -> str:
+        """How to open one more, the password included, for migrations."""
+
+
+class Owned:
+    """Connections that we open.
+
+    Args:
+        dsn: a libpq connection string or URL.
+        password: asked at each connection, if given.
+        connect_s: how long to try each host.
+    """
+
+    def __init__(
+        self, dsn: str, password: Password | None = None, *, connect_s: int = CONNECT_S
+    ) -> None:
+        self._dsn = dsn
+        self._password = password
+        self._connect_s = connect_s
+
+    async def open(self, purpose: str) -> AsyncConnection[Any]:
+        conninfo = await self.conninfo()
+        try:
+            return await AsyncConnection.connect(
+                conninfo,
+                autocommit=True,
+                connect_timeout=self._connect_s,
+                application_name=f"duroxide {purpose}",
+                keepalives_idle=30,
+                keepalives_interval=10,
+                keepalives_count=3,
+            )
+        except psycopg.Error as error:
+            raise ProviderError("connect", str(migrate.cannot_connect(error)), True) from error
+
+    async def release(self, connection: AsyncConnection[Any]) -> None:
+        await connection.close()
+
+    async def conninfo(self) -> str:
+        if self._password is None:
+            return self._dsn
+        try:
+            password = self._password()
+            if inspect.isawaitable(password):
+                password = await password
+        except ProviderError:
+            raise
+        except Exception as error:  # of the caller's function, which may talk to anything
+            words = f"the password callback failed: {type(error).__name__}: {error}"
+            raise ProviderError("connect", words, True) from error
+        return make_conninfo(self._dsn, password=password)
+
+
+class Borrowed:
+    """Connections from a pool of the caller's.
+
+    What we hold counts in the pool. It is never used by anybody else again: its session has our settings,
+    so it is closed when we are done, and the pool opens another when it needs one.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        engine = _engine_of(pool)
+        if engine is None and not isinstance(pool, AsyncConnectionPool | ConnectionPool):
+            raise TypeError(
+                f"pool is a {type(pool).__qualname__}, not a psycopg_pool.AsyncConnectionPool or "
+                "ConnectionPool, nor an Engine or AsyncEngine of SQLAlchemy"
+            )
+        if engine is not None and engine.dialect.driver not in _DRIVERS:
+            raise TypeError(
+                f"the engine uses the driver {engine.dialect.driver!r}; "
+                "make it with create_engine('postgresql+psycopg://...')"
+            )
+        self._pool = pool
+        self._give_back: dict[AsyncConnection[Any], Callable[[], Awaitable[Any]]] = {}
+
+    async def open(self, purpose: str) -> AsyncConnection[Any]:
+        try:
+            theirs, give_back = await self._take()
+        except (psycopg.Error, sa.exc.SQLAlchemyError) as error:
+            words = " ".join(str(error).split())
+            raise ProviderError("connect", f"the pool gave no connection: {words}", True) from error
+        # A fresh object: none of what the caller has set on theirs (row factories, adapters, a list of
+        # prepared statements) is meant for our statements.
+        ours = AsyncConnection[Any](theirs.pgconn)
+        self._give_back[ours] = give_back
+        try:
+            await ours.set_autocommit(True)
+            await ours.execute("deallocate all")
+            await ours.execute(
+                "select set_config('application_name', %s, false)", [f"duroxide {purpose}"]
+            )
+        except BaseException as error:
+            await self.release(ours)
+            if isinstance(error, psycopg.Error):
+                raise ProviderError("connect", str(migrate.cannot_connect(error)), True) from error
+            raise
+        return ours
+
+    async def release(self, connection: AsyncConnection[Any]) -> None:
+        connection.pgconn.finish()  # close() of a pool's connection may mean something else
+        give_back = self._give_back.pop(connection, None)
+        if give_back is not None:
+            with suppress(psycopg.Error, sa.exc.SQLAlchemyError):  # the pool may be closed by now
+                await give_back()
+
+    async def conninfo(self) -> str:
+        connection = await self.open("migrations")
+        try:
+            info = connection.info
+            return make_conninfo("", **info.get_parameters(), password=info.password)
+        finally:
+            await self.release(connection)
+
+    async def _take(self) -> tuple[Any, Callable[[], Awaitable[Any]]]:
+        """A psycopg connection, and what hands it back when it is closed."""
+        pool = self._pool
+        match pool:
+            case AsyncConnectionPool():
+                connection = await pool.getconn()
+                return connection, lambda: pool.putconn(connection)
+            case ConnectionPool():
+                blocking = await asyncio.to_thread(pool.getconn)
+                return blocking, lambda: asyncio.to_thread(pool.putconn, blocking)
+            case sa.Engine():
+                return await asyncio.to_thread(_check_out, pool)
+            case _:
+                held = await pool.connect()
+                raw = await held.get_raw_connection()
+                return raw.driver_connection, lambda: _hand_back(held)
+
+
+_DRIVERS = ("psycopg", "psycopg_async")
+
+
+def _engine_of(pool: object) -> sa.Engine | None:
+    """The engine itself, or the one inside an AsyncEngine; None for anything else."""
+    engine = getattr(pool, "sync_engine", pool)
+    return engine if isinstance(engine, sa.Engine) else None
+
+
+async def _hand_back(held: Any) -> None:
+    await held.invalidate()
+    await held.close()
+
+
+def _check_out(engine: sa.Engine) -> tuple[Any, Callable[[], Awaitable[Any]]]:
+    held = engine.connect()
+
+    def hand_back() -> None:
+        held.invalidate()
+        held.close()
+
+    return held.connection.driver_connection, lambda: asyncio.to_thread(hand_back)
+
+
+def dsn_of(dsn: str, parameters: Mapping[str, Any]) -> str:
+    """A connection string of a DSN and keyword arguments, of which the latter win.
+
+    Raises:
+        ValueError: libpq does not know one of them, or can't read the DSN.
+    """
+    if not parameters:
+        return dsn
+    try:
+        make_conninfo("", **parameters)
+    except psycopg.ProgrammingError as error:
+        words = " ".join(str(error).split())
+        raise ValueError(
+            f"{words}; arguments that PostgresProvider does not know itself are libpq's, such as host, "
+            "user, dbname, sslmode or sslrootcert"
+        ) from error
+    try:
+        return make_conninfo(dsn, **parameters)
+    except psycopg.ProgrammingError:
+        # Its words repeat the DSN, which may hold a password.
+        raise ValueError("the DSN is not a connection string or URL that libpq can read") from None
