@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, Final
 
 from duroxide.errors import DuroxideError
-from duroxide.ids import ActivityToken, EventId, ExecutionId, InstanceId
+from duroxide.ids import ActivityToken, EventId, ExecutionId, InstanceId, MessageId
 
 
 class AlreadyFinished(Enum):
@@ -21,6 +21,14 @@ class AlreadyFinished(Enum):
 
 ALREADY_FINISHED: Final = AlreadyFinished.ALREADY_FINISHED
 """Returned by an activity that recorded its own completion, in a transaction of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedAs:
+    """Returned instead by one that knows the message which it left: the next turn need not wait for it."""
+
+    message_id: MessageId
+    body: str  # of the message
 
 
 class LeaseLost(DuroxideError):

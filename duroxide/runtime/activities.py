@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from duroxide import work
-from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, LeaseLost
+from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, FinishedAs, LeaseLost
 from duroxide.codec import decode_work
 from duroxide.errors import CodecError
 from duroxide.failures import Failure, PoisonedActivity, PoisonFailure, activity_failure
@@ -64,9 +64,11 @@ class Deliver(Protocol):
 
 
 class Ended(Protocol):
-    """Is told of an activity that has nothing to record."""
+    """Is told of an activity that has nothing to record; of its message, if it left one and knows it."""
 
-    def __call__(self, leased: LeasedActivity, *, wrote_itself: bool) -> None: ...
+    def __call__(
+        self, leased: LeasedActivity, *, wrote_itself: bool, message: FinishedAs | None
+    ) -> None: ...
 
 
 _UNKNOWN: Mapping[EventId, work.ActivityExecute] = {}
@@ -330,7 +332,8 @@ class ActivityDispatcher:
             delivery.leased, delivery.definition, delivery.context, task
         )
         if completion is None:
-            return self._conclude(delivery, outcome, None)
+            message = task.result() if outcome == "finished" else None
+            return self._conclude(delivery, outcome, None, message)
         self._heartbeats.forget(delivery.leased.token)
         self._leases.ending(delivery.leased.token)
         seconds = task.get_loop().time() - delivery.began
@@ -357,12 +360,19 @@ class ActivityDispatcher:
             result = await self._flusher.commit(finish_item(leased, _failure(leased, refusal)))
         self._conclude(delivery, outcome if result.ok else "lost", seconds)
 
-    def _conclude(self, delivery: _Delivery, outcome: str, recorded_s: float | None) -> None:
+    def _conclude(
+        self,
+        delivery: _Delivery,
+        outcome: str,
+        recorded_s: float | None,
+        message: object = None,
+    ) -> None:
         """It has ended.
 
         Args:
             recorded_s: how long the code ran whose completion was offered to the store; None if
                 there is nothing to record.
+            message: what the code returned if it recorded its completion itself.
         """
         delivery.is_concluded = True
         definition = delivery.definition
@@ -377,6 +387,7 @@ class ActivityDispatcher:
             outcome,
             seconds,
             is_recorded=recorded_s is not None,
+            message=message if isinstance(message, FinishedAs) else None,
         )
 
     def _outcome(
@@ -400,7 +411,9 @@ class ActivityDispatcher:
             error = call.exception()
         if isinstance(error, LeaseLost):
             return "lost", None
-        if error is None and call.result() is ALREADY_FINISHED:
+        if error is None and (
+            call.result() is ALREADY_FINISHED or isinstance(call.result(), FinishedAs)
+        ):
             return "finished", None
         if error is None:
             try:
@@ -462,10 +475,11 @@ class ActivityDispatcher:
         seconds: float,
         *,
         is_recorded: bool = False,
+        message: FinishedAs | None = None,
     ) -> None:
         self._let_go(leased.token)
         if not is_recorded:
-            self._tell_ended(leased, wrote_itself=outcome == "finished")
+            self._tell_ended(leased, wrote_itself=outcome == "finished", message=message)
         self._observer.activity_ended(_record_of(leased, name, outcome, seconds))
 
 

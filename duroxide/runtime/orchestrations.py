@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
 from duroxide import work
+from duroxide.activity_context import FinishedAs
+from duroxide.codec import decode_work
 from duroxide.errors import CodecError
 from duroxide.ids import ActivityToken, EventId, InstanceId, TurnToken
 from duroxide.providers.base import (
@@ -383,11 +385,25 @@ class OrchestrationDispatcher:
         """Give what came of an activity to the next turn of its instance, if that is kept here."""
         return self._residents.deliver(leased, completion, recorded)
 
-    def activity_ended(self, leased: LeasedActivity, *, wrote_itself: bool) -> None:
+    def activity_ended(
+        self, leased: LeasedActivity, *, wrote_itself: bool, message: FinishedAs | None
+    ) -> None:
         """It has nothing to record: it was lost, cancelled, left to others, or wrote it itself."""
+        if message is not None and self._take_message(leased, message):
+            return
         self._residents.activity_ended(leased, wrote_itself=wrote_itself)
         if wrote_itself:
             self.wake()
+
+    def _take_message(self, leased: LeasedActivity, message: FinishedAs) -> bool:
+        """Take what an activity says of its message into the next turn, without a poll."""
+        try:
+            item = decode_work(message.body)
+        except CodecError:  # the store has the same text, and its turn says what is wrong
+            return False
+        return isinstance(
+            item, work.ActivityCompletion | work.ActivityFailure
+        ) and self._residents.deliver_message(leased, item, message.message_id)
 
     def _observe(self, leased: LeasedTurn, decision: Decision, commit_seconds: float) -> None:
         result, live = decision.result, decision.live

@@ -8,6 +8,7 @@ and the queue takes over.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
@@ -18,6 +19,7 @@ from duroxide.providers.base import Cursor, LeasedActivity, LeasedTurn
 from duroxide.runtime.cache import Live, LiveCache
 from duroxide.runtime.inbox import Inbox
 
+REMEMBERED = 64  # messages that came of late: one that its activity told of comes by a poll as well
 LINGER_S = 1.0  # for a completion that an activity has written itself
 
 
@@ -48,6 +50,7 @@ class Resident:
     arrivals: list[Arrival] = field(default_factory=list)
     messages: list[MessageId] = field(default_factory=list)  # all that came, also repeated starts
     starts: list[work.StartOrchestration] = field(default_factory=list)  # that want an answer
+    known_messages: deque[MessageId] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     attempt_count: int = 1
     is_busy: bool = False
     is_gone: bool = False
@@ -127,13 +130,37 @@ class Residents:
         self._look(resident)
         return True
 
+    def deliver_message(
+        self,
+        leased: LeasedActivity,
+        item: work.ActivityCompletion | work.ActivityFailure,
+        message_id: MessageId,
+    ) -> bool:
+        """Hand over a completion that its activity has sent; false if its instance is not kept here.
+
+        A poll may bring the message as well, earlier or later.
+        """
+        resident = self._residents.get(leased.instance_id)
+        if resident is None or leased.token not in resident.activities:
+            return False
+        if message_id in resident.known_messages:
+            return True
+        resident.known_messages.append(message_id)
+        resident.messages.append(message_id)
+        resident.arrivals.append(Arrival(item=item, message_id=message_id))
+        self._look(resident)
+        return True
+
     def deliver_messages(self, resident: Resident, leased: LeasedTurn, inbox: Inbox) -> None:
         """Hand over what a poll brought under the kept lease."""
-        resident.messages.extend(inbox.message_ids)
+        known = resident.known_messages
+        resident.messages.extend(number for number in inbox.message_ids if number not in known)
         resident.starts.extend(inbox.starts)
         resident.attempt_count = max(resident.attempt_count, leased.attempt_count)
         for item, message_id in zip(inbox.inbound, inbox.inbound_ids, strict=True):
-            resident.arrivals.append(Arrival(item=item, message_id=message_id))
+            if message_id not in known:
+                resident.arrivals.append(Arrival(item=item, message_id=message_id))
+        known.extend(number for number in inbox.message_ids if number not in known)
         self._look(resident)
 
     def activity_ended(self, leased: LeasedActivity, *, wrote_itself: bool) -> None:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from duroxide.activity_context import FinishedAs
 from duroxide.errors import ProviderError
 from duroxide.ids import ActivityToken, TurnToken
 from duroxide.providers.base import (
@@ -190,8 +191,10 @@ class AsyncRuntime:
     ) -> bool:
         return self._orchestrations.deliver(leased, completion, recorded)
 
-    def _ended(self, leased: LeasedActivity, *, wrote_itself: bool) -> None:
-        self._orchestrations.activity_ended(leased, wrote_itself=wrote_itself)
+    def _ended(
+        self, leased: LeasedActivity, *, wrote_itself: bool, message: FinishedAs | None
+    ) -> None:
+        self._orchestrations.activity_ended(leased, wrote_itself=wrote_itself, message=message)
 
     async def drain(self, timeout: timedelta | None = None) -> bool:
         """Take nothing new, finish what is under way; false if that took longer than the timeout.

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from duroxide.activity_context import ActivityContext
+from duroxide import work
+from duroxide.activity_context import ActivityContext, FinishedAs
 from duroxide.context import OrchestrationContext
 from duroxide.decorators import activity, orchestration
 from duroxide.providers.base import (
@@ -24,6 +25,7 @@ from duroxide.providers.base import (
     TurnPoll,
 )
 from duroxide.providers.memory import MemoryProvider
+from duroxide.routing import message_of
 from duroxide.runtime.orchestrations import REFRESH_S
 from duroxide.state import ExecutionStatus
 from duroxide.testing.virtualtime import LoopClock, run_virtual
@@ -324,5 +326,48 @@ def test_few_slots_are_enough(slots: int) -> None:
         ) as (client, _):
             ids = [await client.start(fan_out, 20) for _ in range(20)]
             assert await asyncio.gather(*(client.result(i) for i in ids)) == [380] * 20
+
+    run_virtual(scenario())
+
+
+class Telling(MemoryProvider):
+    """Lets an activity record its own completion and know under which message."""
+
+    async def finish(self, ctx: ActivityContext, result: str) -> FinishedAs:
+        completion = work.ActivityCompletion(
+            instance=ctx.instance_id,
+            execution_id=ctx.execution_id,
+            id=ctx.activity_id,
+            result=result,
+        )
+        message = message_of(completion)
+        await self.commit([FinishActivity(token=ctx.token, completion=message)])
+        (message_id,) = self._store.messages[ctx.instance_id]
+        return FinishedAs(message_id=message_id, body=message.body)
+
+
+@pytest.mark.parametrize("polls_first", [False, True])
+def test_a_message_that_its_activity_tells_of_is_taken_once(*, polls_first: bool) -> None:
+    async def scenario() -> None:
+        store = Telling(LoopClock())
+
+        @activity(raw=True)
+        async def transactional(ctx: ActivityContext, text: str) -> Any:
+            finished = await store.finish(ctx, text)
+            if polls_first:
+                store.wake(turns=True)
+                await asyncio.sleep(5)
+            return finished
+
+        @orchestration
+        async def three(ctx: OrchestrationContext) -> list[str]:
+            return [await ctx.call(transactional, raw_input=f"{n}") for n in range(3)]
+
+        seen = Seen()
+        async with working(three, transactional, provider=store, observer=seen) as (client, _):
+            assert await client.result(await client.start(three)) == ["0", "1", "2"]
+        assert seen.dropped == []
+        depths = await store.queue_depths()
+        assert depths.orchestrator_queue == 0
 
     run_virtual(scenario())
