@@ -57,6 +57,7 @@ class RuntimeOptions:
     drain_timeout_ms: int = field(default=30_000, kw_only=True)
     session_cleanup_interval_ms: int = field(default=300_000, kw_only=True)
     worker_threads: int | None = field(default=None, kw_only=True)  # for `def` activities
+    slow_turn_ms: int = field(default=500, kw_only=True)  # holding the loop is warned of; 0: never
     versions: Sequence[VersionRange] | None = field(default=None, kw_only=True)
     limits: Limits = field(default=Limits(), kw_only=True)
     observer: Observer = field(default_factory=Observer, kw_only=True)
@@ -79,6 +80,8 @@ class RuntimeOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.slow_turn_ms < 0:
+            raise ValueError(f"slow_turn_ms must be at least 0, not {self.slow_turn_ms}")
         if not isinstance(self.worker_tag_filter, TagSelection):
             parse_tag_filter(self.worker_tag_filter)
 

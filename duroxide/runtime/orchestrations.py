@@ -47,6 +47,7 @@ from duroxide.runtime.slots import Slots
 from duroxide.runtime.storeclock import StoreClock
 from duroxide.runtime.telemetry import Observer, TurnRecord
 from duroxide.runtime.turning import Decision, TurnRunner, hand_back
+from duroxide.runtime.watchdog import Watchdog
 from duroxide.state import ExecutionStatus
 
 logger = logging.getLogger("duroxide.runtime")
@@ -85,6 +86,7 @@ class OrchestrationDispatcher:
         activities: ActivityDispatcher,
         new_seed: Callable[[], str],
         guard: Callable[[], AbstractContextManager[object]] = nullcontext,
+        watchdog: Watchdog,
         draw: random.Random | None = None,
     ) -> None:
         self._provider = provider
@@ -105,6 +107,7 @@ class OrchestrationDispatcher:
             observer=observer,
             new_seed=new_seed,
             guard=guard,
+            watchdog=watchdog,
         )
         self._residents = Residents(run=self._run_resident, release=self._release)
         self._known = InMemory(self._residents, self._cache)

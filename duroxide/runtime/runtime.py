@@ -33,6 +33,7 @@ from duroxide.runtime.orchestrations import OrchestrationDispatcher
 from duroxide.runtime.sessions import SessionKeeper
 from duroxide.runtime.storeclock import StoreClock
 from duroxide.runtime.telemetry import LoggingObserver, Observers
+from duroxide.runtime.watchdog import Watchdog
 
 logger = logging.getLogger("duroxide.runtime")
 
@@ -130,6 +131,7 @@ class AsyncRuntime:
             sweep_s=options.session_cleanup_interval_ms / 1000,
         )
         self._heartbeats = Heartbeats(self.provider, observer)
+        self._watchdog = Watchdog(options.slow_turn_ms / 1000)
         self._activities = ActivityDispatcher(
             self.provider,
             self.registry,
@@ -158,6 +160,7 @@ class AsyncRuntime:
             activities=self._activities,
             new_seed=self._new_seed,
             guard=Guard(),
+            watchdog=self._watchdog,
             draw=self._draw,
         )
         self._service = [
@@ -240,6 +243,7 @@ class AsyncRuntime:
         await self._flusher.close()
         await _cancel(self._service)
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._watchdog.stop()
         logger.info("runtime %s stopped", self.worker_id, extra={"worker_id": self.worker_id})
 
     async def _hand_back(self, items: list[CommitItem]) -> None:

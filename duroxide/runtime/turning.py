@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from duroxide.runtime.storeclock import StoreClock
 from duroxide.runtime.telemetry import Observer
 from duroxide.runtime.turns import consume_item, start_info, turn_item
 from duroxide.runtime.verify import verify
+from duroxide.runtime.watchdog import Watchdog
 from duroxide.state import ExecutionStatus
 
 logger = logging.getLogger("duroxide.runtime")
@@ -38,7 +38,6 @@ Definition: TypeAlias = OrchestrationDef[..., object]
 Guard: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 BETWEEN_EXECUTIONS_MS = 100
-SLOW_TURN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +64,7 @@ class TurnRunner:
         observer: Observer,
         new_seed: Callable[[], str],
         guard: Guard,
+        watchdog: Watchdog,
     ) -> None:
         self._registry = registry
         self._options = options
@@ -73,6 +73,7 @@ class TurnRunner:
         self._observer = observer
         self._new_seed = new_seed
         self._guard = guard
+        self._watchdog = watchdog
         self._orphans = Orphans(options.orphan_retention_ms / 1000)
 
     async def decide(self, leased: LeasedTurn) -> Decision:
@@ -143,16 +144,19 @@ class TurnRunner:
             seed=self._new_seed(),
             limits=self._options.limits,
         )
-        began, now_ms = time.perf_counter(), self._clock.now_ms()
-        run = Run.start(
-            definition,
-            info,
-            now_ms=now_ms,
-            key_values=leased.key_values,
-            prepared=prepared,
-            guard=self._guard,
-        )
-        _warn_if_slow(leased.instance_id, definition.name, time.perf_counter() - began)
+        now_ms = self._clock.now_ms()
+        self._watchdog.began(leased.instance_id, definition.name)
+        try:
+            run = Run.start(
+                definition,
+                info,
+                now_ms=now_ms,
+                key_values=leased.key_values,
+                prepared=prepared,
+                guard=self._guard,
+            )
+        finally:
+            self._watchdog.ended()
         live = Live(
             instance_id=leased.instance_id,
             execution_id=execution_id,
@@ -176,15 +180,17 @@ class TurnRunner:
         if definition is None:
             return None
         prepared = await _prepare(definition, first.input)
-        began = time.perf_counter()
-        run = Run.replay(
-            definition,
-            events,
-            key_values=leased.key_values,
-            prepared=prepared,
-            guard=self._guard,
-        )
-        _warn_if_slow(leased.instance_id, definition.name, time.perf_counter() - began)
+        self._watchdog.began(leased.instance_id, definition.name)
+        try:
+            run = Run.replay(
+                definition,
+                events,
+                key_values=leased.key_values,
+                prepared=prepared,
+                guard=self._guard,
+            )
+        finally:
+            self._watchdog.ended()
         return Live(
             instance_id=leased.instance_id,
             execution_id=leased.execution_id,
@@ -206,15 +212,18 @@ class TurnRunner:
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        now_ms, began = self._clock.now_ms(), time.perf_counter()
+        now_ms = self._clock.now_ms()
         try:
-            result = live.run.apply(inbox.inbound, now_ms)
-            if is_cached and self._options.cache == "verify":
-                verify(live, inbox.inbound, result, now_ms=now_ms, guard=self._guard)
+            self._watchdog.began(live.instance_id, live.definition.name)
+            try:
+                result = live.run.apply(inbox.inbound, now_ms)
+                if is_cached and self._options.cache == "verify":
+                    verify(live, inbox.inbound, result, now_ms=now_ms, guard=self._guard)
+            finally:
+                self._watchdog.ended()
         except BaseException:
             live.run.park()
             raise
-        _warn_if_slow(live.instance_id, live.definition.name, time.perf_counter() - began)
         if self._options.cache == "verify":
             live.events.extend(result.events)
         item = turn_item(
@@ -303,17 +312,6 @@ def _parent(beginning: Beginning | OrchestrationStarted) -> tuple[InstanceId, Ex
 
 async def _prepare(definition: Definition, text: str) -> object:
     return None if definition.prepare is None else await definition.prepare(text)
-
-
-def _warn_if_slow(instance_id: InstanceId, name: str, seconds: float) -> None:
-    if seconds > SLOW_TURN_S:
-        logger.warning(
-            "a turn of %s (%s) held the event loop for %.1f s: move the work to an activity",
-            instance_id,
-            name,
-            seconds,
-            extra={"instance_id": instance_id, "duration_ms": seconds * 1000},
-        )
 
 
 def hand_back(leased: LeasedTurn, *, delay_ms: int = 0) -> AbandonTurn:
