@@ -10,23 +10,25 @@ from typing import Any
 
 import psycopg
 
-Moment = Callable[[], None]
+Reaction = Callable[[str, str], None]
+"""Called with the workflow and the key of a request."""
 
 
 @contextmanager
-def receiver(dsn: str, *, before_the_answer: Moment = lambda: None) -> Iterator[int]:
+def receiver(dsn: str, *, before_the_answer: Reaction = lambda *_: None) -> Iterator[int]:
     """The port of a server for `POST /<workflow>/<step>`; its key is the header Idempotency-Key."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             _, workflow, step = self.path.split("/")
+            key = str(self.headers["Idempotency-Key"])
             with psycopg.connect(dsn, autocommit=True) as connection:
                 connection.execute(
                     "insert into requests (workflow, step, key) values (%s, %s, %s)",
-                    [workflow, step, self.headers["Idempotency-Key"]],
+                    [workflow, step, key],
                 )
-            before_the_answer()
+            before_the_answer(workflow, key)
             try:
                 self.send_response(204)
                 self.end_headers()

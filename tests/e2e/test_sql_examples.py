@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
+from tests.crash.auditor import TABLES
+from tests.crash.receiver import http_settings, receiver
 from tests.fixtures.postgres import Database
 from tests.fixtures.workers import worker_process
 from tests.fixtures.workflows import Workflows, eventually
@@ -35,12 +41,37 @@ ENDS = {
         "select total::int, extract(second from written_at) < 30 from reports",
         [(42, True)],
     ),
+    "webhook_callback": ("select order_id, tracking from shipments", [(7, "T-7")]),
 }
 SLOW = {"scheduled_report"}
 
 
 def test_every_example_has_an_end_to_be_checked() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.sql")} == set(ENDS)
+
+
+def environment(settings: dict[str, Any]) -> dict[str, str]:
+    """Settings as a worker process takes them."""
+    return {
+        name: value if isinstance(value, str) else " ".join(value)
+        for name, value in settings.items()
+    }
+
+
+@contextmanager
+def partner(dsn: str) -> Iterator[int]:
+    """Somebody who takes orders, and calls back before he has answered."""
+
+    def call_back(workflow: str, key: str) -> None:
+        with psycopg.connect(dsn) as connection:
+            connection.execute(
+                "select df.signal(%s, 'shipped', '{\"tracking\": \"T-7\"}', %s)", [workflow, key]
+            )
+
+    with psycopg.connect(dsn) as connection:
+        connection.execute(TABLES.encode())
+    with receiver(dsn, before_the_answer=call_back) as port:
+        yield port
 
 
 @pytest.mark.parametrize(
@@ -52,8 +83,14 @@ def test_an_example_ends_as_it_says_although_its_worker_is_killed(
 ) -> None:
     question, answer = ENDS[name]
     leases = {"activity_lease": "1.5", "turn_lease": "1.5", "shutdown_grace": "0.5"}
-    with worker_process(installed.dsn, tmp_path / "worker.log", **leases) as worker:
-        workflows.run((EXAMPLES / f"{name}.sql").read_text())
+    with (
+        partner(installed.dsn) as port,
+        worker_process(
+            installed.dsn, tmp_path / "worker.log", **leases, **environment(http_settings(port))
+        ) as worker,
+    ):
+        script = (EXAMPLES / f"{name}.sql").read_text()
+        workflows.run(script.replace("https://partner.example.com", f"http://localhost:{port}"))
         eventually(
             lambda: workflows.all("select 1 from df.nodes where status <> 'pending'"),
             what="it has begun",
