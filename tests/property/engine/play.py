@@ -24,6 +24,14 @@ from tests.property.engine.interpret import NATIVE, Probe, registry
 from tests.property.engine.programs import EVENTS, QUEUES, Program
 
 MOVES = 60
+COMPLETIONS = (
+    work.ActivityCompletion,
+    work.ActivityFailure,
+    work.TimerDue,
+    work.ChildCompleted,
+    work.ChildFailed,
+)
+"""What a store may deliver again after the turn that recorded it."""
 
 
 @dataclass
@@ -58,7 +66,10 @@ class Play:
 class Player:
     """Makes the moves."""
 
-    def __init__(self, program: Program, seed: int, style: str, cache_size: int) -> None:
+    def __init__(
+        self, program: Program, seed: int, style: str, cache_size: int, *, crashes: bool = True
+    ) -> None:
+        self.crashes = crashes
         self.rng = random.Random(seed)
         self.evictions = random.Random(seed + 1)  # of its own: a cache must make no difference
         self.program = program
@@ -130,14 +141,24 @@ class Player:
         self.stage.turn(instance, take)
 
     def _crash(self) -> None:
-        """A worker dies before the commit: the next one must come to the same."""
+        """A worker dies before its commit, another one after it, which is then told everything again."""
         name = self.rng.choice(self.stage.runnable())
         self.stage.evict(name)
+        if not self.crashes:
+            self.stage.turn(name)
+            return
+        instance = self.stage.instance(name)
+        batch = list(instance.inbox)
         lost = self.stage.turn(name, commit=False)
         self._latest = None
         again = self.stage.turn(name)
         assert lost.events == again.events
         assert (lost.activities, lost.messages) == (again.activities, again.messages)
+        self.stage.evict(name)
+        waiting, instance.inbox = instance.inbox, [m for m in batch if isinstance(m, COMPLETIONS)]
+        repeated = self.stage.turn(name, commit=False)
+        instance.inbox, self._latest = waiting, None
+        assert (repeated.events, repeated.activities, repeated.messages) == ((), (), ())
 
     def _finish(self) -> None:
         key = self.rng.choice(list(self.stage.activities))
@@ -216,9 +237,16 @@ class Player:
         return found
 
 
-def play(program: Program, seed: int, *, style: str = NATIVE, cache_size: int = 0) -> Play:
+def play(
+    program: Program,
+    seed: int,
+    *,
+    style: str = NATIVE,
+    cache_size: int = 0,
+    crashes: bool = True,
+) -> Play:
     """Play a program to its end."""
-    return Player(program, seed, style, cache_size).play()
+    return Player(program, seed, style, cache_size, crashes=crashes).play()
 
 
 # From a history back to what caused it.

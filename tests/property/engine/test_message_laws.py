@@ -139,6 +139,50 @@ def test_every_message_is_read_once_and_in_order_across_races_and_executions(
     assert json.loads(stage.instance("i").output or "null") == sent
 
 
+def unread_of(events: list[Event], name: str) -> tuple[list[str], list[str]]:
+    """By the rules of a queue: what came to it in an execution, and what of that nobody took."""
+    came: list[str] = []
+    kept: list[str] = []
+    readers: list[int] = []
+    open_reads = {e.event_id for e in events if isinstance(e.kind, history.QueueSubscribed)}
+    for event in events:
+        match event.kind:
+            case history.QueueSubscribed(name=asked) if asked == name:
+                if kept:
+                    del kept[0]
+                else:
+                    readers.append(event.event_id)
+            case history.QueueEventDelivered(name=to, data=data) if to == name:
+                came.append(data)
+                if readers:
+                    del readers[0]
+                else:
+                    kept.append(data)
+            case history.QueueSubscriptionCancelled(source_event_id=source):
+                assert source in open_reads
+                if source in readers:
+                    readers.remove(source)
+            case _:
+                pass
+    return came, kept
+
+
+@given(programs(), SEEDS)
+def test_what_was_sent_is_what_was_read_or_carried_on_each_once_and_in_order(
+    program: Program, seed: int
+) -> None:
+    played = play(program, seed)
+    for name, sent in played.sent.items():
+        recorded: list[str] = []
+        carried: list[str] = []
+        for events in played.root.executions:
+            came, unread = unread_of(events, name)
+            assert came[: len(carried)] == carried
+            recorded += came[len(carried) :]
+            carried = unread
+        assert recorded == sent[: len(recorded)]
+
+
 # 11. Losers.
 
 
@@ -164,32 +208,40 @@ def test_what_is_given_up_before_it_was_sent_off_is_never_sent_off(
 # 12 and 13. Key-values and status.
 
 
+def assert_state_follows_history(instance: Instance) -> None:
+    """Key-values and status are what the events, taken one by one, make of them."""
+    values: dict[str, str] = {}
+    status: str | None = None
+    updates = 0
+    for events in instance.executions:
+        first = events[0].kind
+        assert isinstance(first, history.OrchestrationStarted)
+        assert first.initial_custom_status == status
+        for event in events:
+            match event.kind:
+                case history.KeyValueSet(key=key, value=value):
+                    values[key] = value
+                case history.KeyValueCleared(key=key):
+                    values.pop(key, None)
+                case history.KeyValuesCleared():
+                    values.clear()
+                case history.CustomStatusUpdated(status=text):
+                    status = text
+                    updates += 1
+                case _:
+                    pass
+    assert {k: v.value for k, v in instance.key_values.items()} == values
+    assert instance.custom_status == status
+    assert (instance.custom_status_version > 0) == (updates > 0)
+    assert instance.custom_status_version <= updates
+
+
 @given(programs(), SEEDS)
 def test_key_values_and_status_equal_a_model_of_what_history_says(
     program: Program, seed: int
 ) -> None:
-    played = play(program, seed)
-    for instance in played.stage.instances.values():
-        values: dict[str, str] = {}
-        status: str | None = None
-        for events in instance.executions:
-            first = events[0].kind
-            assert isinstance(first, history.OrchestrationStarted)
-            assert first.initial_custom_status == status
-            for event in events:
-                match event.kind:
-                    case history.KeyValueSet(key=key, value=value):
-                        values[key] = value
-                    case history.KeyValueCleared(key=key):
-                        values.pop(key, None)
-                    case history.KeyValuesCleared():
-                        values.clear()
-                    case history.CustomStatusUpdated(status=text):
-                        status = text
-                    case _:
-                        pass
-        assert {k: v.value for k, v in instance.key_values.items()} == values
-        assert instance.custom_status == status
+    for instance in play(program, seed).stage.instances.values():
+        assert_state_follows_history(instance)
 
 
 # 15. Cancellation.

@@ -23,6 +23,7 @@ from duroxide.state import ExecutionStatus
 from duroxide.testing.replay import assert_replays
 from tests.property.engine.interpret import GENERATOR, NATIVE, Probe, definition
 from tests.property.engine.play import (
+    COMPLETIONS,
     Play,
     Recording,
     ended_by_code,
@@ -33,8 +34,10 @@ from tests.property.engine.play import (
 )
 from tests.property.engine.programs import (
     COMMANDS,
+    Body,
     Call,
     ContinueAsNew,
+    Fail,
     KeyPrune,
     Patch,
     Program,
@@ -255,9 +258,9 @@ def test_two_commands_exchanged_are_noticed(program: Program, seed: int, choice:
 # 8. Truncation.
 
 
-@given(programs(), SEEDS, st.integers(0, 200))
+@given(programs(), SEEDS, st.integers(0, 200), st.booleans())
 def test_code_that_ends_before_its_history_does_is_noticed(
-    program: Program, seed: int, keep: int
+    program: Program, seed: int, keep: int, raises: bool
 ) -> None:
     played = play(program, seed)
     recording = next(r for r in played.recordings if r.name == "root")
@@ -267,10 +270,11 @@ def test_code_that_ends_before_its_history_does_is_noticed(
         s for s in program.root[len(shorter) :] if s.label in _emitted_labels(recording.events)
     ]
     assume(bool(removed))
+    end: Body = (Fail("raises"),) if raises else ()
     with pytest.raises(NonDeterminismError):
         assert_replays(
             recording.events,
-            definition("root", shorter, NATIVE),
+            definition("root", (*shorter, *end), NATIVE),
             key_values=recording.key_values,
             prepared=Probe(),
         )
@@ -302,9 +306,10 @@ def test_late_repeated_unknown_and_misdirected_completions_change_nothing(
 def _noise(rng: random.Random, message: work.Inbound, past: list[work.Inbound]) -> work.Inbound:
     """A completion that answers nothing that is open."""
     first = start_of(message)
-    repeats = [m for m in past if isinstance(m, work.ActivityCompletion | work.TimerDue)]
+    repeats = [m for m in past if isinstance(m, COMPLETIONS)]
     if repeats and rng.random() < 0.5:
-        return rng.choice(repeats)
+        repeated = rng.choice(repeats)
+        return _opposite(repeated) if rng.random() < 0.3 else repeated
     unknown = rng.choice((0, 1, 10_000))
     strays: list[work.Inbound] = [
         work.ActivityCompletion(instance=first, execution_id=1, id=unknown, result="1"),
@@ -315,6 +320,34 @@ def _noise(rng: random.Random, message: work.Inbound, past: list[work.Inbound]) 
         work.ChildCompleted(parent_instance=first, parent_execution_id=99, parent_id=2, result="1"),
     ]
     return rng.choice(strays)
+
+
+def _opposite(message: work.Inbound) -> work.Inbound:
+    """The other outcome of what was answered."""
+    match message:
+        case work.ActivityCompletion():
+            return work.ActivityFailure(
+                instance=message.instance,
+                execution_id=message.execution_id,
+                id=message.id,
+                details=activity_failure("after all"),
+            )
+        case work.ActivityFailure():
+            return work.ActivityCompletion(
+                instance=message.instance,
+                execution_id=message.execution_id,
+                id=message.id,
+                result="1",
+            )
+        case work.ChildFailed():
+            return work.ChildCompleted(
+                parent_instance=message.parent_instance,
+                parent_execution_id=message.parent_execution_id,
+                parent_id=message.parent_id,
+                result="1",
+            )
+        case _:
+            return message
 
 
 def start_of(message: work.Inbound) -> str:
@@ -350,7 +383,18 @@ _INFO = start_info(
 )
 
 
-# 2, 18, 19. Crash points (asserted inside the play), styles, cache.
+# 2. Crash points. The play itself compares what each lost turn and its repetition add.
+
+
+@given(programs(), SEEDS)
+def test_a_worker_that_dies_before_or_after_its_commit_changes_nothing(
+    program: Program, seed: int
+) -> None:
+    disturbed = play(program, seed, crashes=True)
+    assert disturbed.histories() == play(program, seed, crashes=False).histories()
+
+
+# 18, 19. Styles, cache.
 
 
 CONTINUES_IN_TIME = Program(

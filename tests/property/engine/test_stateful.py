@@ -15,7 +15,11 @@ from duroxide.testing.replay import assert_replays
 from duroxide.testing.stage import Stage
 from tests.property.engine.interpret import NATIVE, Probe, registry
 from tests.property.engine.programs import EVENTS, QUEUES, sample
-from tests.property.engine.test_message_laws import assert_well_formed
+from tests.property.engine.test_message_laws import (
+    assert_state_follows_history,
+    assert_well_formed,
+    unread_of,
+)
 
 PICK = st.integers(0, 1000)
 
@@ -30,6 +34,7 @@ class AnythingInAnyOrder(RuleBasedStateMachine):
         self.answers: list[tuple[str, int, int]] = []
         self.stage.send(work.StartOrchestration(instance="root", orchestration="root", input="1"))
         self.sent = 0
+        self.started = 0
 
     @rule(pick=PICK, take=st.integers(1, 5))
     @precondition(lambda self: self.stage.runnable())
@@ -44,7 +49,7 @@ class AnythingInAnyOrder(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     @precondition(lambda self: self.stage.runnable())
-    def crash_before_the_commit(self, pick: int) -> None:
+    def crash_or_lose_the_lease_before_the_commit(self, pick: int) -> None:
         name = self._choose(self.stage.runnable(), pick)
         self.stage.evict(name)
         before = list(self.stage.instance(name).history)
@@ -52,6 +57,7 @@ class AnythingInAnyOrder(RuleBasedStateMachine):
         assert self.stage.instance(name).history == before
 
     @rule(pick=PICK)
+    @precondition(lambda self: self.stage.instances)
     def forget(self, pick: int) -> None:
         self.stage.evict(self._choose(list(self.stage.instances), pick))
 
@@ -79,6 +85,33 @@ class AnythingInAnyOrder(RuleBasedStateMachine):
         self.sent += 1
         item = work.QueueMessage if name in QUEUES else work.ExternalRaised
         self.stage.send(item(instance="root", name=name, data=str(self.sent)))
+
+    @rule(again=st.booleans())
+    def start(self, again: bool) -> None:
+        """Another one, or one that runs already, which changes nothing."""
+        if not again:
+            self.started += 1
+        name = f"root{self.started}" if self.started else "root"
+        if not again or name in self.stage.instances:
+            self.stage.send(work.StartOrchestration(instance=name, orchestration="root", input="1"))
+
+    @rule(pick=PICK)
+    @precondition(lambda self: self._ended())
+    def delete(self, pick: int) -> None:
+        name = self._choose(self._ended(), pick)
+        self.stage.evict(name)
+        del self.stage.instances[name]
+
+    def _ended(self) -> list[str]:
+        """Roots that have ended, and whose children have: what a store lets one delete."""
+        instances = self.stage.instances
+        return [name for name in instances if _is_root(name) and self._is_over(name)]
+
+    def _is_over(self, name: str) -> bool:
+        instances = self.stage.instances
+        return instances[name].ended and all(
+            self._is_over(n) for n, i in instances.items() if i.parent_instance == name
+        )
 
     @rule(pick=PICK)
     def cancel(self, pick: int) -> None:
@@ -116,8 +149,31 @@ class AnythingInAnyOrder(RuleBasedStateMachine):
         answers = getattr(self, "answers", [])
         assert len(answers) == len(set(answers))
 
+    @invariant()
+    def key_values_and_status_are_what_history_says(self) -> None:
+        for instance in getattr(self, "stage", _NOTHING).instances.values():
+            assert_state_follows_history(instance)
+
+    @invariant()
+    def queues_carry_what_nobody_read(self) -> None:
+        for instance in getattr(self, "stage", _NOTHING).instances.values():
+            for name in QUEUES:
+                carried: list[str] = []
+                for events in instance.executions:
+                    came, unread = unread_of(events, name)
+                    assert came[: len(carried)] == carried
+                    carried = unread
+
     def teardown(self) -> None:
         stage = getattr(self, "stage", _NOTHING)
+        for name in filter(_is_root, list(stage.instances)):
+            stage.send(work.CancelInstance(instance=name, reason="the end"))
+        for _ in range(200):
+            for name in stage.runnable():
+                stage.turn(name)
+        for name, instance in stage.instances.items():
+            is_cancelled = _is_root(name) or instance.parent_instance is not None
+            assert instance.ended or not instance.executions or not is_cancelled
         stage.close()
         for instance in stage.instances.values():
             for number, events in enumerate(instance.executions, 1):
@@ -125,6 +181,10 @@ class AnythingInAnyOrder(RuleBasedStateMachine):
                 code = stage.registry.orchestration(started.name)
                 if number == 1 and code is not None:
                     assert_replays(events, code, prepared=Probe())
+
+
+def _is_root(name: str) -> bool:
+    return name == "root" or name.removeprefix("root").isdigit()
 
 
 _NOTHING = Stage(registry(sample(0), NATIVE))

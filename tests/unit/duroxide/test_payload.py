@@ -1,4 +1,4 @@
-"""Values of user code as JSON and back: round trips, one text for equal values, refusals with a path."""
+"""Values of user code as JSON and back (property 17): one text for equal values, refusals with a path."""
 
 # ruff: noqa: UP007, UP045 - the older spellings are tested too
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum
 from pathlib import Path
@@ -222,3 +222,48 @@ def test_plain_json_comes_back(value: Any) -> None:
 @given(st.sets(st.text(max_size=3)))
 def test_a_set_has_one_text(value: set[str]) -> None:
     assert JSON.encode(value) == JSON.encode(frozenset(value)) == JSON.encode(value | set())
+
+
+@dataclass
+class Everything:
+    """A field of each kind that has a text of its own."""
+
+    moment: datetime
+    day: date
+    hour: time
+    span: timedelta
+    key: UUID
+    price: Decimal
+    data: bytes
+    file: Path
+    colour: Colour
+    level: Level
+    point: Point
+    pair: tuple[int, str]
+    many: tuple[Decimal, ...]
+    chosen: set[Colour]
+    spans: dict[str, timedelta]
+    maybe: Optional[UUID]
+    either: Union[int, str]
+    word: Literal["a", 1, None]
+    tree: Leaf
+
+
+NUMBERS = st.decimals(allow_nan=False, allow_infinity=False)
+ZONED = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7, minutes=-30))]))
+
+
+@given(
+    st.builds(
+        Everything,
+        moment=ZONED | st.datetimes(),
+        price=NUMBERS,
+        file=st.text("abc/.", min_size=1).map(Path),
+        many=st.lists(NUMBERS, max_size=3).map(tuple),
+    )
+)
+def test_a_typed_value_comes_back_and_has_one_text(value: Everything) -> None:
+    text = JSON.encode(value)
+    again = JSON.decode(text, Everything)
+    assert again == value
+    assert JSON.encode(again) == text

@@ -113,6 +113,33 @@ def test_attempts_and_their_spacing_equal_the_policy(attempts: int, failures: in
     run.assert_replays()
 
 
+@given(st.integers(1, 6), st.integers(0, 7), st.none() | st.integers(1, 5), st.integers(1, 20))
+def test_a_call_ends_when_its_attempts_or_its_time_are_used_up_and_never_later(
+    attempts: int, pause_s: int, attempt_s: int | None, total_s: int
+) -> None:
+    """Every attempt fails: at once, or by its own timeout if there is one."""
+    policy = RetryPolicy(
+        max_attempts=attempts,
+        backoff=FixedBackoff(timedelta(seconds=pause_s)),
+        timeout=None if attempt_s is None else timedelta(seconds=attempt_s),
+        total_timeout=timedelta(seconds=total_s),
+    )
+    code = build(policy)
+    world = World(code)
+    if attempt_s is None:
+        world.answer("act", raises=ValueError("no"))
+    else:
+        world.answer("act", lambda: HOLD)
+    run = world.start(code)
+    world.advance(seconds=total_s)
+    assert run.status == "Failed"
+    took_ms = run.history[-1].timestamp_ms - run.history[0].timestamp_ms
+    all_of_them_s = attempts * (attempt_s or 0) + (attempts - 1) * pause_s
+    assert took_ms == min(all_of_them_s, total_s) * 1000
+    assert world.stage.next_timer_ms() is None
+    run.assert_replays()
+
+
 def test_the_total_timeout_holds_over_all_attempts_and_waits() -> None:
     policy = RetryPolicy(
         max_attempts=100,
