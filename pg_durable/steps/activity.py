@@ -7,7 +7,13 @@ import json
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, AlreadyFinished, LeaseLost
+from duroxide.activity_context import (
+    ALREADY_FINISHED,
+    ActivityContext,
+    AlreadyFinished,
+    FinishedAs,
+    LeaseLost,
+)
 from duroxide.errors import ActivityError
 from duroxide.registry import ActivityDef, define_activity
 from pg_durable.leaves import EXECUTE_SQL
@@ -22,7 +28,7 @@ T = TypeVar("T")
 def sql_activity(steps: SqlSteps, *, concurrency: int) -> ActivityDef[Any, Any]:
     """The activity `execute-sql`; its input is what `walk` writes."""
 
-    async def execute_sql(ctx: ActivityContext, request_text: str) -> AlreadyFinished:
+    async def execute_sql(ctx: ActivityContext, request_text: str) -> AlreadyFinished | FinishedAs:
         request = json.loads(request_text)
         step = SqlStep(
             instance_id=ctx.instance_id,
@@ -45,7 +51,7 @@ def sql_activity(steps: SqlSteps, *, concurrency: int) -> ActivityDef[Any, Any]:
             raise ActivityError(
                 failure.message, error_type="StepFailed", data=data, retryable=False
             ) from failure
-        return ALREADY_FINISHED
+        return step.record.message or ALREADY_FINISHED
 
     return define_activity(
         execute_sql, name=EXECUTE_SQL, takes_context=True, raw=True, max_concurrency=concurrency

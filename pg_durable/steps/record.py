@@ -6,6 +6,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, pq
 
+from duroxide.activity_context import FinishedAs
 from pg_durable.steps import wire
 from pg_durable.steps.failures import ServerError, StatementFailed
 from pg_durable.steps.step import LeaseGone, SqlStep
@@ -38,14 +39,16 @@ async def record(
         StatementFailed: anything else, the loss of the lease included; the transaction is to be rolled back.
         psycopg.OperationalError: the connection was lost, and with it whether it committed.
     """
-    values = [step.token, step.completion(result), step.projection(result, details)]
+    completion = step.completion(result)
+    values = [step.token, completion, step.projection(result, details)]
     commands: list[tuple[bytes, list[bytes]]] = [
         (BEGIN.encode() if begin else b"SET CONSTRAINTS ALL IMMEDIATE", []),
         (b"RESET ROLE", []),
         (b"SELECT df._finish_step_v1($1, $2, $3)", [value.encode() for value in values]),
         (b"COMMIT", []),
     ]
-    for position, answer in enumerate(await wire.pipeline(connection.pgconn, commands)):
+    answers = await wire.pipeline(connection.pgconn, commands)
+    for position, answer in enumerate(answers):
         if answer.status != pq.ExecStatus.FATAL_ERROR:
             continue
         error = ServerError.of(answer)
@@ -54,3 +57,6 @@ async def record(
         if position == _FINISH and error.sqlstate[:2] in ("3F", "42"):
             raise LeaseGone(f"the schema df is gone or changed: {error.message}")
         raise StatementFailed(error, is_ours=position == _FINISH)
+    message_id = answers[_FINISH].get_value(0, 0)
+    if message_id is not None:
+        step.record.message = FinishedAs(message_id=int(message_id), body=completion)

@@ -6,9 +6,17 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from duroxide.activity_context import FinishedAs
 from duroxide.codec import encode_work
 from duroxide.work import ActivityCompletion
 from pg_durable.sqloptions import SqlOptions
+
+
+@dataclass(slots=True)
+class Record:
+    """What the transaction left that recorded a step, once it is known."""
+
+    message: FinishedAs | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +33,7 @@ class SqlStep:
     database: str | None
     stamp: str  # scope and generation, for status_details
     options: SqlOptions = field(default_factory=SqlOptions)
+    record: Record = field(default_factory=Record, compare=False)
 
     @property
     def workflow_id(self) -> str:

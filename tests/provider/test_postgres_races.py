@@ -87,7 +87,8 @@ async def running_activity(provider: PostgresProvider, lease_ms: int = 10_000) -
 
 async def finish_in(user: AsyncConnection[Any], leased: LeasedActivity) -> str:
     cursor = await user.execute(
-        "select duroxide.complete_activity_v1(%s, 3::smallint, %s)", [leased.token, DONE]
+        "select o_instance_id from duroxide.complete_activity_v1(%s, 3::smallint, %s)",
+        [leased.token, DONE],
     )
     row = await cursor.fetchone()
     assert row is not None

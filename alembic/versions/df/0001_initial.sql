@@ -3788,24 +3788,29 @@ $$;
 comment on function df._project_v1(text[], bigint[], text[], text[], text[], text[], boolean) is 'The commit hook of the worker';
 
 -- Ends a SQL step inside the step's own transaction: effect, completion and node status are one commit.
+-- Returns the id of the completion's message, which the worker takes into the next turn without a poll.
 -- It is called in the submitter's session, or (identity set_role) in one of the owner of df, who is the
 -- current_user here. The token is secret and for one step; the completion that the
 -- submitter could forge with it is one that his SQL could have produced.
 --
 -- The lock on the instance makes a request to cancel and this commit take turns, so that after a
 -- committed cancel no step commits (except the one that asked for it).
-create function df._finish_step_v1(p_token text, p_body text, p_projection text) returns void
+create function df._finish_step_v1(p_token text, p_body text, p_projection text) returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_engine_id text := duroxide.complete_activity_v1(p_token, 3::smallint, p_body);
-    v_instance_id text := split_part(v_engine_id, '::', 1);
+    v_engine_id text;
+    v_message_id bigint;
+    v_instance_id text;
     v_submitted_by regrole;
     v_status text;
     v_cancelled_in xid8;
     v_records jsonb;
 begin
+    select c.o_instance_id, c.o_message_id into v_engine_id, v_message_id
+    from duroxide.complete_activity_v1(p_token, 3::smallint, p_body) as c;
+    v_instance_id := split_part(v_engine_id, '::', 1);
     select i.submitted_by, i.status, i.cancelled_in into v_submitted_by, v_status, v_cancelled_in
     from df.instances as i where i.id = v_instance_id for key share;
     if v_submitted_by is distinct from quote_ident(session_user)::regrole and session_user <> current_user then
@@ -3819,6 +3824,7 @@ begin
     if v_records is not null then
         perform df._write_nodes(v_records);
     end if;
+    return v_message_id;
 end
 $$;
 

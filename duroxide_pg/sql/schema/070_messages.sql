@@ -24,8 +24,9 @@ $$;
 -- End a leased activity in the caller's transaction: its row goes, its completion is sent, and the
 -- instance that waits for it is returned. The row stays locked until the transaction ends, which is what
 -- keeps everybody else from running the activity meanwhile.
-create function {schema}.complete_activity_v1(p_token text, p_kind smallint, p_body text)
-returns text
+create function {schema}.complete_activity_v1(
+    p_token text, p_kind smallint, p_body text, out o_instance_id text, out o_message_id bigint
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -52,12 +53,13 @@ begin
             detail = 'The lease expired, or the activity was cancelled or has ended.';
     end if;
     insert into {schema}.orchestrator_queue (instance_id, kind, work_item, visible_at, created_at)
-    values (v_instance, p_kind, p_body, v_ts, v_ts);
+    values (v_instance, p_kind, p_body, v_ts, v_ts)
+    returning id into o_message_id;
     if v_session is not null then
         update {schema}.sessions as s
            set last_activity_at = floor(extract(epoch from v_ts) * 1000)::bigint
          where s.session_id = v_session;
     end if;
-    return v_instance;
+    o_instance_id := v_instance;
 end;
 $$;
