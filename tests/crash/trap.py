@@ -29,6 +29,7 @@ class Trap:
 
     def __init__(self, request: bytes, moment: Moment, spring: Callable[[], None]) -> None:
         self.dsn = ""
+        self.requests = 0  # what came from the worker, in packets
         self.is_sprung = threading.Event()
         self._request = request
         self._moment = moment
@@ -89,6 +90,7 @@ class Trap:
         self, reader: asyncio.StreamReader, there: asyncio.StreamWriter, answered: asyncio.Event
     ) -> None:
         while data := await reader.read(1 << 20):
+            self.requests += 1
             if self._request in data and not self._seen:
                 self._seen = True
                 if self._moment is not Moment.BEFORE:
