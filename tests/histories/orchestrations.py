@@ -21,6 +21,7 @@ from duroxide import (
 )
 from duroxide.registry import OrchestrationDef
 from duroxide.testing.world import HOLD, Handle, World
+from tests.histories import generators, structures
 
 
 @dataclass
@@ -153,12 +154,12 @@ def generated(ctx: OrchestrationContext, n: int) -> Generator[Any, Any, Any]:
 
 DEFINITIONS: list[OrchestrationDef[..., Any]] = [
     activities, timers, retries, events, children, child, waits, state, continues, cleans_up,
-    is_cancelled, generated,
+    is_cancelled, generated, *structures.DEFINITIONS, *generators.DEFINITIONS,
 ]  # fmt: skip
 
 
 def world() -> World:
-    found = World(*DEFINITIONS)
+    found = World(*DEFINITIONS, structures.weigh)
     found.answer("plain", lambda x: f"<{x}>")
     found.answer("tagged", lambda x: f"[{x}]")
     found.answer("fails", raises=ValueError("no"))
@@ -204,4 +205,19 @@ def play() -> dict[str, Handle]:
         handle.cancel("enough")
     stage, handle = start(generated, 1)
     stage.advance(seconds=1)
+    for code in structures.DEFINITIONS:
+        if code is not structures.versioned_1:  # a start means the latest
+            stage, _ = start(code)
+            stage.advance(seconds=2)
+    for code in (generators.every_activity, generators.every_child):
+        stage, _ = start(code)
+        stage.advance(seconds=20)
+    stage, handle = start(generators.every_wait)
+    stage.advance(seconds=1)
+    for data in (1, "text"):
+        handle.raise_event("e", data)
+        handle.enqueue("q", data)
+    stage, _ = start(generators.every_combination)
+    stage.advance(seconds=1)
+    start(generators.every_end, 0)
     return found
