@@ -73,7 +73,7 @@ from duroxide.runtime.runtime import AsyncRuntime
 from duroxide.sync import Client, Runtime
 
 if TYPE_CHECKING:
-    from duroxide_pg import PostgresProvider
+    from duroxide_pg import PostgresEntraOptions, PostgresProvider
 
 __all__ = [
     "MAX_KV_KEYS",
@@ -121,6 +121,7 @@ __all__ = [
     "OrchestrationFailed",
     "OrchestrationResult",
     "OrchestrationStatus",
+    "PostgresEntraOptions",
     "PostgresProvider",
     "ProviderError",
     "PruneOptions",
@@ -150,7 +151,7 @@ __all__ = [
 ]
 
 # Resolved when first used, so that the layer above is not imported by the one below.
-_LAZY = {"PostgresProvider": "duroxide_pg"}
+_LAZY = {"PostgresEntraOptions": "duroxide_pg", "PostgresProvider": "duroxide_pg"}
 
 # Names of earlier releases of the official SDK, for programs that still use them.
 _FORMER = frozenset(
@@ -164,6 +165,7 @@ _FORMER = frozenset(
         "PyInstanceTree",
         "PyMetricsSnapshot",
         "PyOrchestrationStatus",
+        "PyPostgresEntraOptions",
         "PyPostgresProvider",
         "PyPruneOptions",
         "PyPruneResult",

@@ -44,3 +44,7 @@ class SchemaForeign(SetupError):
 
 class MigrationBusy(SetupError):
     """Somebody else is migrating the schema and does not finish."""
+
+
+class ExtraMissing(SetupError):
+    """A package that only some need is not installed."""

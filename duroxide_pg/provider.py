@@ -36,6 +36,7 @@ from duroxide_pg.admin import PostgresAdmin
 from duroxide_pg.arrays import Numbers, Texts
 from duroxide_pg.batches import Answer, Batch, pack_version
 from duroxide_pg.connections import HotConnection
+from duroxide_pg.entra import PostgresEntraOptions, entra_parameters, entra_password
 from duroxide_pg.hints import Hint
 from duroxide_pg.lanes import CommitLane
 from duroxide_pg.queries import statements
@@ -158,6 +159,49 @@ class PostgresProvider(PostgresAdmin):
         """A provider that makes or upgrades the schema of that name when it starts."""
         return cls(database_url, schema=schema, migrations="apply", **options)
 
+    @classmethod
+    def connect_with_entra(
+        cls,
+        host: str,
+        port: int,
+        database: str,
+        user: str,
+        options: PostgresEntraOptions | None = None,
+        **more: Any,
+    ) -> Self:
+        """`connect` with tokens of Microsoft Entra ID, over TLS that verifies the server.
+
+        Args:
+            more: arguments of `PostgresProvider`.
+
+        Raises:
+            ExtraMissing: no credential is given and azure-identity is not installed.
+        """
+        return cls.connect_with_schema_and_entra(
+            host, port, database, user, migrate.DEFAULT_SCHEMA, options, **more
+        )
+
+    @classmethod
+    def connect_with_schema_and_entra(
+        cls,
+        host: str,
+        port: int,
+        database: str,
+        user: str,
+        schema: str,
+        options: PostgresEntraOptions | None = None,
+        **more: Any,
+    ) -> Self:
+        """`connect_with_schema` with tokens of Microsoft Entra ID; see `connect_with_entra`."""
+        options = options or PostgresEntraOptions()
+        return cls(
+            schema=schema,
+            migrations="apply",
+            password=entra_password(options),
+            **{**more, "host": host, "port": port, "dbname": database, "user": user},
+            **entra_parameters(options),
+        )
+
     def _hot(self, purpose: str, settings: Mapping[str, str]) -> HotConnection:
         return HotConnection(
             purpose,
@@ -196,6 +240,7 @@ class PostgresProvider(PostgresAdmin):
             next_due=True,
             commit_hook=True,
             heartbeats=True,
+            dead_letters=True,
         )
 
     async def start(self) -> None:

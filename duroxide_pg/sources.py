@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 import psycopg
 import sqlalchemy as sa
 from psycopg import AsyncConnection
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from duroxide.errors import ProviderError
@@ -25,7 +25,12 @@ Pool: TypeAlias = Union[AsyncConnectionPool[Any], ConnectionPool[Any], "AsyncEng
 
 Password: TypeAlias = Callable[[], str | Awaitable[str]]
 
-CONNECT_S = 10
+_DEFAULTS = {
+    "connect_timeout": 10,  # seconds, for each host
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
 
 
 class Source(Protocol):
@@ -51,28 +56,18 @@ class Owned:
     Args:
         dsn: a libpq connection string or URL.
         password: asked at each connection, if given.
-        connect_s: how long to try each host.
     """
 
-    def __init__(
-        self, dsn: str, password: Password | None = None, *, connect_s: int = CONNECT_S
-    ) -> None:
+    def __init__(self, dsn: str, password: Password | None = None) -> None:
         self._dsn = dsn
         self._password = password
-        self._connect_s = connect_s
 
     async def open(self, purpose: str) -> AsyncConnection[Any]:
         conninfo = await self.conninfo()
         try:
-            return await AsyncConnection.connect(
-                conninfo,
-                autocommit=True,
-                connect_timeout=self._connect_s,
-                application_name=f"duroxide {purpose}",
-                keepalives_idle=30,
-                keepalives_interval=10,
-                keepalives_count=3,
-            )
+            parameters: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(conninfo)}
+            parameters["application_name"] = f"duroxide {purpose}"
+            return await AsyncConnection.connect(autocommit=True, **parameters)
         except psycopg.Error as error:
             raise ProviderError("connect", str(migrate.cannot_connect(error)), True) from error
 

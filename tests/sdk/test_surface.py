@@ -23,6 +23,7 @@ from duroxide import (
 EXPORTED = [
     "SqliteProvider",
     "PostgresProvider",
+    "PostgresEntraOptions",
     "Client",
     "Runtime",
     "OrchestrationResult",
