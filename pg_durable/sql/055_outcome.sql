@@ -16,7 +16,8 @@ as $$
     select n.result::text
     from df.instances as i
     join df.nodes as n on n.instance_id = i.id and n.id = i.root_node
-    where i.id = result.instance_id and n.status = 'completed'
+    -- The root is completed too where a df.break() outside of a loop made the workflow fail.
+    where i.id = result.instance_id and i.status = 'completed' and n.status = 'completed'
 $$;
 
 comment on function df.result(text) is 'The result document of a completed workflow; else null';

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.postgres import Database
+from tests.fixtures.promises import keeps
 from tests.sql.sessions import Connection, message, notices, refusal, rows, start, value
 
 
@@ -183,6 +184,7 @@ def test_grant_and_revoke_take_any_role_name(
         superuser.execute(psycopg.sql.SQL("drop role {}").format(identifier))
 
 
+@keeps("E3")
 def test_granting_to_an_unknown_role_is_refused(owner: Connection) -> None:
     error = refusal(owner, "select df.grant_usage('nobody_there')")
     assert (error.sqlstate, message(error)) == ("42704", 'role "nobody_there" does not exist')

@@ -34,8 +34,9 @@ def test_what_the_engine_knows_is_shown_to_the_submitter_and_to_nobody_else(
     i = start(alice, "'SELECT 1'")
     owner.execute(
         "insert into duroxide.instances (instance_id, orchestration_name, orchestration_version,"
-        " current_execution_id, status, output, started_at, completed_at, created_at, updated_at)"
-        " values (%s, %s, '1.0.0', 2, 'Completed', '{\"n\":1}', now(), now() + interval '2 s', now(), now())",
+        " current_execution_id, status, output, started_at, completed_at, created_at, updated_at,"
+        " incarnation) values (%s, %s, '1.0.0', 2, 'Completed', '{\"n\":1}', now(), now() + interval '2 s', now(),"
+        " now(), 'one')",
         [i, FUNCTION],
     )
     owner.execute(
@@ -70,8 +71,8 @@ def test_a_leaky_function_sees_no_foreign_rows_through_the_views(
 ) -> None:
     i = start(alice, "'SELECT 1'")
     owner.execute(
-        "insert into duroxide.instances (instance_id, orchestration_name, started_at, created_at, updated_at)"
-        " values (%s, 'x', now(), now(), now())",
+        "insert into duroxide.instances (instance_id, orchestration_name, started_at, created_at, updated_at,"
+        " incarnation) values (%s, 'x', now(), now(), now(), 'one')",
         [i],
     )
     with bob.transaction(force_rollback=True):

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.postgres import Database
+from tests.fixtures.promises import keeps
 from tests.sql.sessions import Connection, message, refusal, rows, start, value
 
 TWO_STEPS = "'SELECT 1' |=> 'one' ~> 'SELECT $one'"
@@ -418,6 +419,7 @@ def test_immediate_constraints_break_it_with_the_servers_own_error(alice: Connec
     assert isinstance(error, psycopg.errors.ForeignKeyViolation)
 
 
+@keeps("E2")
 def test_ten_ids_that_are_taken_are_enough(alice: Connection, owner: Connection) -> None:
     """A trigger that drops every row stands for ids that all exist already."""
     owner.execute(
@@ -432,6 +434,7 @@ def test_ten_ids_that_are_taken_are_enough(alice: Connection, owner: Connection)
     assert "retention_days" in (error.diag.message_hint or "")
 
 
+@keeps("E2")
 def test_functions_without_tables_are_the_servers_own_refusal(
     stranger: Connection, owner: Connection
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.fixtures.postgres import Database
+from tests.fixtures.promises import keeps
 from tests.sql.sessions import Connection, message, refusal, rows, value
 
 START = "select df.start('SELECT 1', %s::jsonb)"
@@ -148,6 +149,7 @@ def test_a_start_of_its_own_survives_a_rollback(alice: Connection) -> None:
     assert value(alice, "select label from df.instances where id = %s", i) == "by itself"
 
 
+@keeps("E2")
 @pytest.mark.usefixtures("loopback")
 def test_a_start_of_its_own_reports_the_cause_and_gives_its_slot_back(
     alice: Connection, superuser: Connection
@@ -166,6 +168,7 @@ def test_a_start_of_its_own_reports_the_cause_and_gives_its_slot_back(
     ) == 0  # fmt: skip
 
 
+@keeps("E2")
 @pytest.mark.usefixtures("loopback")
 def test_starts_of_their_own_wait_for_a_slot(
     alice: Connection, owner: Connection, superuser: Connection
@@ -211,6 +214,7 @@ def slots_taken(superuser: Connection) -> int:
     )
 
 
+@keeps("E2")
 @pytest.mark.usefixtures("loopback")
 def test_a_start_of_its_own_that_waits_for_a_lock_says_so(
     alice: Connection,
@@ -231,6 +235,7 @@ def test_a_start_of_its_own_that_waits_for_a_lock_says_so(
     assert len(value(alice, NEW)) == 8
 
 
+@keeps("E2")
 @pytest.mark.long
 @pytest.mark.usefixtures("loopback")
 def test_a_start_of_its_own_takes_half_a_minute_at_most(
