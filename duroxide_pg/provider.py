@@ -316,7 +316,8 @@ class PostgresProvider(PostgresAdmin):
                 "poll_turns", self._sql["poll_turns"], parameters
             )
             waiting.answered()
-            turns = await self._to_turns([TurnRow(*row[:19]) for row in rows], known)
+            kept = frozenset(parameters["held_nonces"])
+            turns = await self._to_turns([TurnRow(*row[:19]) for row in rows], known, kept)
             now_ms, next_due_ms, blocked = head[19:]
             self._is_blocked_by_us = blocked > 0
             if turns or not await waiting.go_on(now_ms, next_due_ms, is_blocked=blocked > 1):
@@ -348,14 +349,23 @@ class PostgresProvider(PostgresAdmin):
         }
 
     async def _to_turns(
-        self, rows: Sequence[TurnRow], known: Mapping[InstanceId, Cursor] | None
+        self,
+        rows: Sequence[TurnRow],
+        known: Mapping[InstanceId, Cursor] | None,
+        kept: frozenset[str | None],
     ) -> tuple[Any, ...]:
-        """Turns with the history that the caller lacks; read now if the store left it out wrongly."""
+        """Turns with the history that the caller lacks; read now if the store left it out wrongly.
+
+        Args:
+            kept: nonces of leases for which the caller has the history, or hands the turn back.
+        """
         known = known if known is not None else {}
         unread = [
             row.instance_id
             for row in rows
-            if row.is_history_omitted and not row.has(known.get(row.instance_id))
+            if row.is_history_omitted
+            and row.nonce not in kept
+            and not row.has(known.get(row.instance_id))
         ]
         read: dict[str, Sequence[str]] = {}
         if unread:
@@ -368,7 +378,7 @@ class PostgresProvider(PostgresAdmin):
             cursor = known.get(row.instance_id)
             if not row.is_history_omitted:
                 history: Sequence[str] | None = row.history or ()
-            elif row.has(cursor):
+            elif row.has(cursor) or row.nonce in kept:
                 history = None
             else:
                 history = read.get(row.instance_id, ())

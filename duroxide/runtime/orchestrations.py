@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,7 @@ from duroxide.state import ExecutionStatus
 
 logger = logging.getLogger("duroxide.runtime")
 
+REMEMBERED = 1_000  # leases that are over; a poll that took long may bring messages under them
 REFRESH_S = 0.05  # until a waiting poll is told of instances that were kept meanwhile
 COMMIT_END_S = 1.0  # for commits under way when the process stops: they may lease activities to it
 
@@ -116,6 +118,9 @@ class OrchestrationDispatcher:
         self._pending: set[_Pending] = set()
         self._nothing_pends = asyncio.Event()
         self._nothing_pends.set()
+        self._gone: OrderedDict[TurnToken, None] = (
+            OrderedDict()
+        )  # leases that a late answer may name
         self._asked_for: frozenset[TurnToken] = frozenset()
         self._refresh: asyncio.TimerHandle | None = None
         can = provider.capabilities
@@ -147,7 +152,7 @@ class OrchestrationDispatcher:
             resident = self._residents.get(leased.instance_id)
             if resident is not None and resident.token == leased.token:
                 self._deliver(resident, leased)
-            else:
+            elif leased.token not in self._gone and leased.token not in self._in_hand:
                 if resident is not None:  # its lease ran out, and this process got it again
                     self._lost(resident)
                 self._in_hand[leased.token] = leased.instance_id
@@ -196,6 +201,9 @@ class OrchestrationDispatcher:
     def _let_go(self, token: TurnToken) -> None:
         self._in_hand.pop(token, None)
         self._leases.release(token)
+        self._gone[token] = None
+        if len(self._gone) > REMEMBERED:
+            self._gone.popitem(last=False)
 
     # A turn.
 

@@ -330,6 +330,35 @@ def test_few_slots_are_enough(slots: int) -> None:
     run_virtual(scenario())
 
 
+class Late(MemoryProvider):
+    """Takes a second to answer a poll that has found something under a kept lease."""
+
+    async def poll_turns(self, **how: Any) -> TurnPoll:
+        held = frozenset(how["held"])
+        answer = await super().poll_turns(**how)
+        if any(turn.token in held for turn in answer.turns):
+            await asyncio.sleep(1)
+        return answer
+
+
+def test_an_answer_under_a_lease_that_is_over_by_then_is_left_alone() -> None:
+    @orchestration
+    async def either(ctx: OrchestrationContext) -> object:
+        return (await ctx.select(ctx.call(slow, 10), ctx.wait_event("go"))).value
+
+    async def scenario() -> None:
+        seen = Seen()
+        async with working(either, slow, provider=Late(LoopClock()), observer=seen) as (client, _):
+            instance = await client.start(either)
+            await asyncio.sleep(9.5)
+            await client.raise_event(instance, "go", "too late")
+            assert await client.result(instance) == "done"
+            await asyncio.sleep(5)
+        assert seen.refused == []
+
+    run_virtual(scenario())
+
+
 class Telling(MemoryProvider):
     """Lets an activity record its own completion and know under which message."""
 
