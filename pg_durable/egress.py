@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeAlias
 
@@ -190,6 +190,40 @@ class Policy:
 
     def _is_private(self, address: Address) -> bool:
         return _within(address, self.private)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Egress:
+    """The policy of each role: its own where it has one."""
+
+    default: Policy = Policy()
+    by_role: Mapping[str, Policy] = field(default_factory=dict)
+
+    def of(self, role: str) -> Policy:
+        return self.by_role.get(role, self.default)
+
+    def with_roles(self, words: Sequence[str]) -> Egress:
+        """Read `role=host`, several of a role make its list; or `role=off` and `role=public`.
+
+        What is not about names (private networks, ports, metadata) stays as it is for all.
+
+        Raises:
+            ValueError: the message names the entry.
+        """
+        given: dict[str, list[str]] = {}
+        for word in words:
+            role, equals, entry = word.rpartition("=")
+            if not (role and equals and entry):
+                raise ValueError(f"http_roles: {word!r} is not role=host, role=off or role=public")
+            given.setdefault(role, []).append(entry)
+        by_role = {}
+        for role, entries in given.items():
+            if len(entries) == 1 and entries[0] in ("off", "public"):
+                by_role[role] = replace(self.default, mode=Mode(entries[0]), rules=())
+            else:
+                rules = Policy.parse("allowlist", entries).rules
+                by_role[role] = replace(self.default, mode=Mode.ALLOWLIST, rules=rules)
+        return Egress(default=self.default, by_role=by_role)
 
 
 def is_public(address: Address) -> bool:

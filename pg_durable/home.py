@@ -103,9 +103,10 @@ class Home:
     async def end_attempt(self, **step: str) -> None:
         await self._execute("end_attempt", dict(step))
 
-    async def may_call(self, role: str, signature: str) -> bool:
-        row = await self._row("may_call", role=role, signature=signature)
-        return row is not None and bool(row[0])
+    async def rights(self, instance_id: str, signature: str) -> tuple[str | None, bool, bool]:
+        """The role that started a workflow, if it is a superuser, and if it may call a function."""
+        row = await self._row("rights", instance_id=instance_id, signature=signature)
+        return (None, False, False) if row is None else (row[0], bool(row[1]), bool(row[2]))
 
     @asynccontextmanager
     async def exclusive(self, name: str) -> AsyncIterator[bool]:
@@ -134,6 +135,12 @@ class Home:
         """Whether the worker's own role is one."""
         row = await self._row("is_superuser")
         return row is not None and bool(row[0])
+
+    async def note_refusal(self, instance_id: str, reason: str, hint: str) -> None:
+        """Say in df.instances why a worker could not take an instance further."""
+        await self._execute(
+            "note_refusal", {"instance_id": instance_id, "reason": reason, "hint": hint}
+        )
 
     async def expired_instances(self, at_most: int) -> list[str]:
         async with self._pool.connection() as connection:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from duroxide.errors import TaskError
 from pg_durable.graph import Node, NodeId, Signal, Sql, WaitSchedule
-from pg_durable.httptemplate import HttpRetry, fill_request
+from pg_durable.httptemplate import HttpRetry, asked_pause_of, asked_pause_s, fill_request
 from pg_durable.outcomes import BreakLoop, NodeFailed, Result
 from pg_durable.results import Number, encode, json_string, parse
 from pg_durable.schedule import next_time
@@ -141,15 +141,18 @@ def http(walk: Walk, node: Node, config: Mapping[str, Any]) -> Visit:
     policy = HttpRetry.parse(config.get("retry"))
     for attempt in range(1, policy.attempts + 1):
         is_last = attempt == policy.attempts
+        asked_s = None
         try:
             envelope = yield walk.ctx.call(EXECUTE_HTTP, raw_input=canonical(request))
         except TaskError as error:
             if is_last or not policy.covers(error.data):
                 raise
+            asked_s = asked_pause_s(error.data)
         else:
             if is_last or not policy.covers_envelope(envelope):
                 return Result(envelope)
-        yield walk.ctx.sleep(policy.pause(attempt))
+            asked_s = asked_pause_of(envelope)
+        yield walk.ctx.sleep(policy.pause(attempt, asked_s))
     raise AssertionError("unreachable")
 
 

@@ -15,6 +15,7 @@ from duroxide.limits import Limits
 from duroxide.registry import Registry
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
+from duroxide.runtime.telemetry import Observer
 from duroxide_pg.errors import NotPermitted, SchemaMissing
 from duroxide_pg.provider import PostgresProvider
 from pg_durable import install
@@ -22,6 +23,7 @@ from pg_durable.compile import orchestrations
 from pg_durable.heartbeat import Heartbeat
 from pg_durable.home import Home
 from pg_durable.identity import Credentials, Identity, Login
+from pg_durable.refusals import Refusals
 from pg_durable.retention import Retention
 from pg_durable.settings import Settings
 from pg_durable.snapshots import Snapshots
@@ -141,9 +143,10 @@ class Service:
         identity = await self._identity(home, install_row[1])
         connections = StepConnections(login.connect)
         stack.push_async_callback(connections.close)
+        desk = HomeDesk(home, provider, lease_ms=round(settings.activity_lease * 1000))
         steps = SqlSteps(
             connections,
-            HomeDesk(home, provider, lease_ms=round(settings.activity_lease * 1000)),
+            desk,
             _step_options(settings),
             identity=identity,
             home_database=install_row[2],
@@ -156,7 +159,7 @@ class Service:
             sql_activity(steps, concurrency=settings.sql_concurrency),
             http_activity(
                 settings.egress,
-                home.may_call,
+                desk,
                 concurrency=settings.http_concurrency,
                 max_response_bytes=settings.http_max_response_bytes,
             ),
@@ -170,7 +173,10 @@ class Service:
                 install_id=install_row[0],
             )
         )
-        runtime = AsyncRuntime(provider, registry, _runtime_options(settings, self.worker_id))
+        refusals = Refusals(home)
+        stack.push_async_callback(refusals.close)
+        options = _runtime_options(settings, self.worker_id, refusals)
+        runtime = AsyncRuntime(provider, registry, options)
         await runtime.start()
         stack.push_async_callback(self._stop_runtime, runtime)
         sweeping = asyncio.create_task(
@@ -218,7 +224,7 @@ def _step_options(settings: Settings) -> StepOptions:
     )
 
 
-def _runtime_options(settings: Settings, worker_id: str) -> RuntimeOptions:
+def _runtime_options(settings: Settings, worker_id: str, observer: Observer) -> RuntimeOptions:
     payload_bytes = max(Limits().payload_bytes, 2 * settings.max_result_bytes)
     return RuntimeOptions(
         orchestration_concurrency=settings.turn_concurrency,
@@ -229,6 +235,7 @@ def _runtime_options(settings: Settings, worker_id: str) -> RuntimeOptions:
         orchestrator_lock_timeout_ms=round(settings.turn_lease * 1000),
         max_attempts=settings.max_attempts,
         worker_node_id=worker_id,
+        observer=observer,
         long_poll_ms=round(settings.poll_interval * 1000),
         limits=Limits(payload_bytes=payload_bytes, history_bytes=_HISTORY_BYTES),
     )

@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Self
 
 from duroxide.errors import DuroxideError
-from pg_durable.egress import Policy
+from pg_durable.egress import Egress, Policy
 from pg_durable.identity import Identity
 
 PREFIX = "PG_DURABLE_"
@@ -91,6 +91,8 @@ class Settings:
     http_allow: tuple[str, ...] = _words("hosts, .suffixes, with scheme or port; preset:azure")
     http_private_allow: tuple[str, ...] = _words("networks that may be reached though not public")
     http_ports: tuple[str, ...] = _words("ports besides 80 and 443 in mode public")
+    http_allow_metadata: bool = _flag(False, "reach link-local metadata in mode unrestricted")
+    http_roles: tuple[str, ...] = _words("role=host, role=off or role=public, instead of the above")
     http_concurrency: int = _count(50, 1, 10_000, "HTTP steps at once")
     http_max_response_bytes: int = _count(
         10 * 1024 * 1024, 1024, 512 * 1024 * 1024, "bytes of a response's body"
@@ -113,7 +115,7 @@ class Settings:
             raise SettingError(str(error)) from error
 
     @property
-    def egress(self) -> Policy:
+    def egress(self) -> Egress:
         """Where HTTP steps may go.
 
         Raises:
@@ -121,7 +123,14 @@ class Settings:
         """
         try:
             ports = [int(port) for port in self.http_ports]
-            return Policy.parse(self.http_mode, self.http_allow, self.http_private_allow, ports)
+            policy = Policy.parse(
+                self.http_mode,
+                self.http_allow,
+                self.http_private_allow,
+                ports,
+                self.http_allow_metadata,
+            )
+            return Egress(default=policy).with_roles(self.http_roles)
         except ValueError as error:
             raise SettingError(f"the http settings can't be used: {error}") from error
 

@@ -23,7 +23,7 @@ from pg_durable.references import (
     finder,
     resolve,
 )
-from pg_durable.results import json_string, json_value
+from pg_durable.results import JsonValue, json_string, json_value, parse
 
 MAX_QUERY_BYTES = 8 * 1024 * 1024
 
@@ -81,6 +81,16 @@ def substitute_json(template: str, bindings: Bindings) -> str:
         if match is not None:
             return as_json(resolve(Reference.of(match), bindings.results))
     return json_value(substitute_raw(template, bindings))
+
+
+def substitute_value(template: str, bindings: Bindings) -> JsonValue:
+    """A value of JSON: of the one reference that the template is, else its text as a string."""
+    text = insert_variables(template, bindings.variables)
+    if bindings.results:
+        match = finder(bindings.results).fullmatch(text.strip())
+        if match is not None:
+            return parse(as_json(resolve(Reference.of(match), bindings.results)))
+    return substitute_raw(template, bindings)
 
 
 def insert_variables(template: str, variables: Mapping[str, str]) -> str:

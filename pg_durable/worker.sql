@@ -70,11 +70,14 @@ returning a.attempt
 delete from df._attempts as a
 where a.instance_id = %(instance_id)s and a.node_id = %(node_id)s and a.step = %(step)s
 
--- name: may_call
--- Whether a role may execute a function now; no row means that role or function is gone.
-select has_function_privilege(r.oid, to_regprocedure(%(signature)s), 'EXECUTE')
-from pg_roles as r
-where r.rolname = %(role)s and to_regprocedure(%(signature)s) is not null
+-- name: rights
+-- The role that started a workflow as it is called now, whether it is a superuser, and whether it may
+-- execute a function; no name means that it was dropped.
+select r.rolname::text, coalesce(r.rolsuper, false),
+    coalesce(has_function_privilege(r.oid, to_regprocedure(%(signature)s), 'EXECUTE'), false)
+from df.instances as i
+left join pg_roles as r on r.oid = i.submitted_by
+where i.id = %(instance_id)s
 
 -- name: try_lock
 -- One worker at a time does what must not be done twice; the lock ends with the session at the latest.
@@ -113,6 +116,12 @@ signals as (delete from df._signals as s where s.instance_id = any (%(ids)s)),
 attempts as (delete from df._attempts as a where a.instance_id = any (%(ids)s)),
 mailboxes as (delete from df._mailboxes as m where m.instance_id = any (%(ids)s))
 delete from df.instances as i where i.id = any (%(ids)s)
+
+-- name: note_refusal
+-- Why a worker could not take an instance further; it stays unless the instance ends in another way.
+update df.instances as i
+set error_details = jsonb_build_object('reason', %(reason)s::text, 'hint', %(hint)s::text)
+where i.id = %(instance_id)s and i.status in ('pending', 'running')
 
 -- name: setting
 -- A setting of this installation.

@@ -202,12 +202,13 @@ begin
         update df.instances as i
         set status = t.status,
             error = t.error,
-            error_details = case when t.status = 'failed' then (
+            -- What ends without a failed node has the last reason why no worker could go on.
+            error_details = case when t.status = 'failed' then coalesce((
                 select e.record -> 'error'
                 from jsonb_array_elements(v_records) as e (record)
                 where e.record ->> 'instance' = i.id and e.record ->> 'node' = i.root_node
                     and jsonb_typeof(e.record -> 'error') = 'object'
-            ) end,
+            ), i.error_details) end,
             updated_at = clock_timestamp(),
             completed_at = case when t.status <> 'running' then clock_timestamp() end
         from (

@@ -13,7 +13,6 @@ from duroxide.errors import ProviderError
 from duroxide.ids import ActivityToken
 from duroxide.providers.base import Provider, Renewal
 from pg_durable.home import Home
-from pg_durable.steps.step import SqlStep
 
 _PAUSE_S = 0.5
 
@@ -28,6 +27,38 @@ class Submitter:
     is_superuser: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What the role that started a workflow may do now."""
+
+    name: str | None  # None: it does not exist any more
+    is_superuser: bool = False
+    may_call: bool = False
+
+
+class Begun(Protocol):
+    """A step that can be marked as begun."""
+
+    @property
+    def workflow_id(self) -> str: ...
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def activity(self) -> str:
+        """The same at every delivery."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """A leased step that is marked as begun before it takes effect."""
+
+    workflow_id: str
+    node_id: str
+    activity: str
+    token: str
+
+
 class Desk(Protocol):
     """Answers and notes from outside the step's own session."""
 
@@ -39,13 +70,17 @@ class Desk(Protocol):
 
     async def submitter(self, workflow_id: str) -> Submitter: ...
 
+    async def rights(self, workflow_id: str, signature: str) -> Rights:
+        """Of the submitter, with regard to a function."""
+        ...
+
     async def allows_superusers(self) -> bool: ...
 
-    async def begin_attempt(self, step: SqlStep) -> int:
+    async def begin_attempt(self, step: Begun) -> int:
         """Commit that the step is begun; returns how often that was said, this time included."""
         ...
 
-    async def end_attempt(self, step: SqlStep) -> None:
+    async def end_attempt(self, step: Begun) -> None:
         """Forget the attempts of a step that is recorded."""
         ...
 
@@ -72,15 +107,18 @@ class HomeDesk:
     async def submitter(self, workflow_id: str) -> Submitter:
         return Submitter(*await _patiently(lambda: self._home.submitter(workflow_id)))
 
+    async def rights(self, workflow_id: str, signature: str) -> Rights:
+        return Rights(*await _patiently(lambda: self._home.rights(workflow_id, signature)))
+
     async def allows_superusers(self) -> bool:
         return await _patiently(self._home.allows_superusers)
 
-    async def begin_attempt(self, step: SqlStep) -> int:
+    async def begin_attempt(self, step: Begun) -> int:
         return await self._home.begin_attempt(
             instance_id=step.workflow_id, node_id=step.node_id, step=step.activity
         )
 
-    async def end_attempt(self, step: SqlStep) -> None:
+    async def end_attempt(self, step: Begun) -> None:
         await self._home.end_attempt(
             instance_id=step.workflow_id, node_id=step.node_id, step=step.activity
         )

@@ -7,28 +7,32 @@ GET carries an Idempotency-Key that is the same on every delivery of the step.
 from __future__ import annotations
 
 import asyncio
-import base64
-import codecs
 import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpcore
 
-from duroxide.activity_context import ActivityContext
+from duroxide.activity_context import ActivityContext, LeaseLost
 from duroxide.errors import ActivityError
 from duroxide.registry import ActivityDef, define_activity
-from pg_durable.egress import Blocked, Policy, parse_url
+from pg_durable.egress import Blocked, Egress, parse_url
+from pg_durable.identity import superuser_refused
 from pg_durable.leaves import EXECUTE_HTTP
+from pg_durable.results import encode, parse
 from pg_durable.steps.activity import while_wanted
+from pg_durable.steps.desk import Desk, Marked
+from pg_durable.steps.envelope import envelope_of, retry_after_s
 from pg_durable.steps.failures import StepFailed, one_line
 from pg_durable.steps.httpclient import HttpClient, Response, ResponseTooLarge
 from pg_durable.steps.httprequest import InvalidRequest, Request, read_request
+from pg_durable.steps.roles import role_is_gone
+from pg_durable.steps.step import LeaseGone
 
 logger = logging.getLogger(__name__)
 
@@ -36,40 +40,30 @@ _PREVIEW_BYTES = 512
 _SECRET_PARAMETERS = frozenset(
     {"sig", "token", "key", "code", "secret", "password", "access_token"}
 )
-_TEXT_TYPES = frozenset(
-    f"application/{name}"
-    for name in (
-        [
-            "json",
-            "xml",
-            "javascript",
-            "ecmascript",
-            "x-www-form-urlencoded",
-            "graphql",
-            "yaml",
-            "x-yaml",
-        ]
-    )
-)
 _SIGNATURES = {
     "HTTP": "df.http(text,text,text,jsonb,integer)",
     "HTTP_MULTIPART": "df.http_multipart(text,text,jsonb,jsonb,integer)",
 }
 
-MayCall = Callable[[str, str], Awaitable[bool]]
-"""Whether a role may execute a function, given by its signature, at this moment."""
-
 
 def http_activity(
-    policy: Policy, may_call: MayCall, *, concurrency: int, max_response_bytes: int
+    egress: Egress, desk: Desk, *, concurrency: int, max_response_bytes: int
 ) -> ActivityDef[Any, Any]:
     """The activity `execute-http`, for both kinds of node; its input is what `leaves.http` writes."""
-    client = HttpClient(policy, max_response_bytes=max_response_bytes)
+    client = HttpClient(max_response_bytes=max_response_bytes)
 
     async def execute_http(ctx: ActivityContext, request_text: str) -> str:
         asked = json.loads(request_text)
+        step = Marked(
+            workflow_id=ctx.instance_id.partition("::")[0],
+            node_id=asked["node_id"],
+            activity=f"{ctx.instance_id}::{ctx.execution_id}::{ctx.activity_id}",
+            token=ctx.token,
+        )
         try:
-            return await while_wanted(ctx, _execute(asked, policy, may_call, client))
+            return await while_wanted(ctx, _execute(asked, step, egress, desk, client))
+        except LeaseGone as gone:
+            raise LeaseLost(str(gone)) from gone
         except StepFailed as failure:
             data = failure.data(node_id=asked["node_id"])
             raise ActivityError(
@@ -82,34 +76,86 @@ def http_activity(
 
 
 async def _execute(
-    asked: dict[str, Any], policy: Policy, may_call: MayCall, client: HttpClient
+    asked: dict[str, Any], step: Marked, egress: Egress, desk: Desk, client: HttpClient
 ) -> str:
     config, role = asked["config"], asked["submitted_by"]
     try:
         request = read_request(config, boundary=f"pg_durable_{_token(asked['idempotency_key'])}")
         signature = _SIGNATURES[request.kind]
-        if not await may_call(role, signature):
+        rights = await desk.rights(step.workflow_id, signature)
+        if rights.name is None:
+            raise role_is_gone(step.workflow_id, role)
+        if rights.is_superuser and not await desk.allows_superusers():
+            raise superuser_refused(rights.name)
+        role = rights.name
+        if not rights.may_call:
             raise Blocked(
                 f"Blocked: role '{role}' does not have EXECUTE privilege on "
                 f"{signature.partition('(')[0]}(). Grant EXECUTE ON FUNCTION {signature} TO {role} "
                 "to allow HTTP requests."
             )
+        policy = egress.of(role)
         target = parse_url(request.url)
         policy.check_target(target)
     except (Blocked, InvalidRequest) as refusal:
         logger.info("an HTTP request of role %s was refused", role)
         raise StepFailed(str(refusal)) from refusal
     headers = _with_defaults(request, asked["idempotency_key"])
+    if config.get("body_mode") == "json":
+        headers.setdefault("content-type", ("application/json",))
+    if config.get("on_ambiguous") == "fail":
+        await _mark(step, desk)
     started = time.monotonic()
-    response = await _send(request, client.send(target, request.method, headers, request.body))
+    sending = client.send(target, policy, request.method, headers, request.body)
+    response = await _send(request, sending)
     envelope = envelope_of(response, round((time.monotonic() - started) * 1000))
     if response.status >= _fail_from(config):
+        facts: dict[str, object] = {"failure": "status", "http_status": response.status}
+        pause = retry_after_s(response)
         raise StepFailed(
             f"{_verb(request)} {redacted(request.url)} returned {response.status}: "
             f"{_preview(envelope)}",
-            {"failure": "status", "http_status": response.status},
+            facts if pause is None else {**facts, "retry_after_s": pause},
         )
-    return json.dumps(envelope, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(envelope, ensure_ascii=False, separators=(",", ":"))
+    if not config.get("expect_json"):
+        return text
+    return f'{text[:-1]},"json":{_json_of(request, envelope)}}}'
+
+
+def _json_of(request: Request, envelope: dict[str, Any]) -> str:
+    """The body as JSON text, numbers as they were written; null for an empty one."""
+    body: str = envelope["body"]
+    if not body or envelope["encoding"] != "text":
+        problem: object = "it is empty" if not body else "it is not text"
+    else:
+        try:
+            return encode(parse(body))
+        except ValueError as error:
+            problem = error
+    if not body or not envelope["ok"]:
+        return "null"
+    raise StepFailed(
+        f"{_verb(request)} {redacted(request.url)} returned what is not JSON ({problem}): "
+        f"{_preview(envelope)}",
+        {"failure": "json", "http_status": envelope["status"]},
+    )
+
+
+async def _mark(step: Marked, desk: Desk) -> None:
+    """Say that the request is about to be sent, and refuse to send it if it may have been before."""
+    if not await desk.is_leased(step.token):
+        raise LeaseGone(f"step {step.activity} is not ours any more")
+    attempt = await desk.begin_attempt(step)
+    if attempt > 1:
+        raise StepFailed(
+            f"HTTP request failed: outcome of attempt {attempt - 1} is unknown: the worker that sent it "
+            "is gone",
+            {
+                "failure": "ambiguous",
+                "hint": 'ask the other side; "on_ambiguous": "retry" would send it again instead',
+            },
+        )
 
 
 async def _send(request: Request, sending: Awaitable[Response]) -> Response:
@@ -142,54 +188,6 @@ def _with_defaults(request: Request, key: str) -> dict[str, tuple[str, ...]]:
     if request.method != "GET":
         defaults["idempotency-key"] = (key,)
     return {**defaults, **request.headers}
-
-
-def envelope_of(response: Response, duration_ms: int) -> dict[str, Any]:
-    """The result document of an HTTP node."""
-    single: dict[str, str] = {}
-    several: dict[str, list[str]] = {}
-    for raw_name, raw_value in response.headers:
-        name, value = raw_name.decode("ascii").lower(), raw_value.decode("latin-1")
-        single[name] = value
-        several.setdefault(name, []).append(value)
-    body, encoding = body_text(response.body, single.get("content-type", ""))
-    return {
-        "status": response.status,
-        "body": body,
-        "encoding": encoding,
-        "headers": single,
-        "ok": 200 <= response.status <= 299,
-        "duration_ms": duration_ms,
-        "headers_multi": several,
-    }
-
-
-def body_text(body: bytes, content_type: str) -> tuple[str, str]:
-    """The body as text if it is text, else in base64; and which of the two."""
-    media = content_type.split(",")[0].split(";")[0].strip().lower()
-    textual = (
-        media.startswith("text/")
-        or media.endswith(("+json", "+xml", "+yaml"))
-        or media in _TEXT_TYPES
-    )
-    if b"\0" not in body:
-        if textual:
-            return body.decode(_charset(content_type), errors="replace"), "text"
-        try:
-            return body.decode(), "text"
-        except UnicodeDecodeError:
-            pass
-    return base64.b64encode(body).decode(), "base64"
-
-
-def _charset(content_type: str) -> str:
-    match = re.search(r"charset=\"?([A-Za-z0-9_.:-]+)", content_type, re.IGNORECASE)
-    if match is None:
-        return "utf-8"
-    try:
-        return codecs.lookup(match[1]).name
-    except LookupError:
-        return "utf-8"
 
 
 def _fail_from(config: dict[str, Any]) -> int:

@@ -8,12 +8,14 @@ URL while the connection goes to an address that the policy has passed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpcore
 from httpcore import AnyIOBackend, AsyncNetworkBackend, AsyncNetworkStream
@@ -21,6 +23,9 @@ from httpcore import AnyIOBackend, AsyncNetworkBackend, AsyncNetworkStream
 from pg_durable.egress import Address, Blocked, Policy, Target
 
 CONNECT_TIMEOUT_S = 10.0
+
+Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[Address]]]
+"""The addresses of a name, for a port; OSError if there are none."""
 
 
 class ResponseTooLarge(Exception):
@@ -37,8 +42,9 @@ class Response:
 class VettedNetwork(AsyncNetworkBackend):
     """Connects to addresses that a policy allows, whatever the name service says."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, resolve: Resolve) -> None:
         self._policy = policy
+        self._look_up = resolve
         self._sockets = AnyIOBackend()
 
     async def connect_tcp(
@@ -80,13 +86,24 @@ class VettedNetwork(AsyncNetworkBackend):
             return [ipaddress.ip_address(host)]
         except ValueError:
             pass
-        loop = asyncio.get_running_loop()
         try:
-            answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await self._look_up(host, port)
         except OSError as error:
             raise httpcore.ConnectError(f"{host} could not be resolved: {error}") from error
-        found = [ipaddress.ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers]
         return list(dict.fromkeys(found))
+
+
+class SystemResolver:
+    """The machine's own name service, in threads of its own: a dead one holds up nothing else."""
+
+    def __init__(self, threads: int = 16) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pg_durable: resolve")
+
+    async def __call__(self, host: str, port: int) -> Sequence[Address]:
+        loop = asyncio.get_running_loop()
+        ask = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        answers = await loop.run_in_executor(self._threads, ask)
+        return [ipaddress.ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers]
 
 
 def _peer(stream: AsyncNetworkStream) -> Address | None:
@@ -97,14 +114,15 @@ def _peer(stream: AsyncNetworkStream) -> Address | None:
 class HttpClient:
     """Sends one request a connection; nothing is shared between workflows."""
 
-    def __init__(self, policy: Policy, *, max_response_bytes: int) -> None:
-        self._network = VettedNetwork(policy)
+    def __init__(self, *, max_response_bytes: int, resolve: Resolve | None = None) -> None:
+        self._resolve = resolve or SystemResolver()
         self._max_response_bytes = max_response_bytes
         self._tls = ssl.create_default_context()
 
     async def send(
         self,
         target: Target,
+        policy: Policy,
         method: str,
         headers: Mapping[str, Sequence[str]],
         body: bytes | None,
@@ -131,7 +149,9 @@ class HttpClient:
         )
         async with (
             httpcore.AsyncConnectionPool(
-                ssl_context=self._tls, network_backend=self._network, max_connections=1
+                ssl_context=self._tls,
+                network_backend=VettedNetwork(policy, self._resolve),
+                max_connections=1,
             ) as pool,
             pool.stream(
                 method,

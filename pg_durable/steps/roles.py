@@ -37,13 +37,7 @@ class Roles:
         """
         submitter = await self._desk.submitter(step.workflow_id)
         if submitter.name is None:
-            raise StepFailed(
-                f"Instance {step.workflow_id}: submitted_by role no longer exists in pg_roles",
-                {
-                    "hint": f"it was called '{step.submitted_by}' and has been dropped; "
-                    "start the workflow again as another role"
-                },
-            )
+            raise role_is_gone(step.workflow_id, step.submitted_by)
         if submitter.is_superuser and not await self._desk.allows_superusers():
             raise superuser_refused(submitter.name)
         if submitter.name != step.submitted_by:
@@ -51,3 +45,14 @@ class Roles:
             if len(self._renamed) > _REMEMBERED:
                 self._renamed.popitem(last=False)
         return replace(step, submitted_by=submitter.name)
+
+
+def role_is_gone(workflow_id: str, name: str) -> StepFailed:
+    """The failure of a step whose role was dropped."""
+    return StepFailed(
+        f"Instance {workflow_id}: submitted_by role no longer exists in pg_roles",
+        {
+            "hint": f"it was called '{name}' and has been dropped; start the workflow again as another "
+            "role"
+        },
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 import pytest
 
@@ -37,6 +38,10 @@ async def test_a_workflow_that_no_worker_can_run_fails(
         " set work_item = replace(work_item, 'execute-function-graph', 'execute-something-else')"
     )
     assert (await ended(installed, workflows, instance)).startswith("poison: ")
+    assert "execute-something-else" in workflows.one("select df.error(%s)", instance)["reason"]
+    explained = workflows.one("select df.explain(%s)", instance)
+    assert re.search(r"^Reason: +orchestration '.*-else' is not registered here", explained, re.M)
+    assert "Hint:     a worker of another release" in explained
 
 
 async def test_a_workflow_whose_history_is_another_ones_fails(
@@ -51,6 +56,9 @@ async def test_a_workflow_whose_history_is_another_ones_fails(
     )
     workflows.one("select df.signal(%s, 'go')", instance)
     assert (await ended(installed, workflows, instance)).startswith("poison: ")
+    reason = workflows.one("select df.error(%s)", instance)["reason"]
+    assert "recorded" in reason
+    assert "pg_durable::activity::other" in reason
 
 
 async def test_a_graph_that_was_tampered_with_fails(

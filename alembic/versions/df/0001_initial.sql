@@ -3242,6 +3242,32 @@ exception
 end
 $$;
 
+-- Where and why a workflow failed, or does not go on: lines for its header.
+create function df._explain_problem(p_error text, p_details jsonb, p_nodes jsonb) returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_node jsonb := p_nodes -> (p_details ->> 'node_id');
+begin
+    return array(
+        select rpad(l.name || ':', 10) || regexp_replace(l.line, '\s+', ' ', 'g')
+        from (
+            values
+                (1, 'Error', case when length(p_error) > 60 then p_error end),
+                (2, 'At', df._caption(v_node ->> 'type', v_node ->> 'query', v_node ->> 'name')
+                    || format(' (node %s)', p_details ->> 'node_id')),
+                (3, 'SQLSTATE', p_details ->> 'sqlstate'),
+                (4, 'Detail', p_details ->> 'detail'),
+                (5, 'Hint', p_details ->> 'hint'),
+                (6, 'Reason', p_details ->> 'reason')
+        ) as l (n, name, line)
+        where l.line <> ''
+        order by l.n
+    );
+end
+$$;
+
 create function df._explain_instance(p_instance_id text) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -3254,7 +3280,7 @@ declare
     v_lines text[];
 begin
     select
-        i.id, i.label, i.status, i.root_node, i.error, e.status as engine_status, e.output
+        i.id, i.label, i.status, i.root_node, i.error, i.error_details, e.status as engine_status, e.output
     into v_instance
     from df.instances as i
     left join df._engine_instances as e on e.instance_id = i.id
@@ -3285,6 +3311,7 @@ begin
     if v_output is not null then
         v_lines := v_lines || ('Output:   ' || v_output);
     end if;
+    v_lines := v_lines || df._explain_problem(v_instance.error, v_instance.error_details, v_nodes);
     return df._framed(v_lines || array[''] || array(select d from df._draw(v_nodes, v_instance.root_node) as d));
 end
 $$;
@@ -3383,6 +3410,7 @@ comment on function df._framed(text[]) is 'Lines padded to one width';
 comment on function df._drawable_node(text) is 'Node text as rows to draw';
 comment on function df._drawable_instance(text) is 'An instance as rows to draw';
 comment on function df._explain_node(text) is 'The drawing of node text';
+comment on function df._explain_problem(text, jsonb, jsonb) is 'Where and why a workflow failed, or does not go on';
 comment on function df._explain_instance(text) is 'The drawing of an instance with its statuses';
 comment on function df._explain_mode(text) is 'How df.explain understands its input';
 comment on function df._explain_value(text) is 'The drawing of what an expression gave';
@@ -3754,12 +3782,13 @@ begin
         update df.instances as i
         set status = t.status,
             error = t.error,
-            error_details = case when t.status = 'failed' then (
+            -- What ends without a failed node has the last reason why no worker could go on.
+            error_details = case when t.status = 'failed' then coalesce((
                 select e.record -> 'error'
                 from jsonb_array_elements(v_records) as e (record)
                 where e.record ->> 'instance' = i.id and e.record ->> 'node' = i.root_node
                     and jsonb_typeof(e.record -> 'error') = 'object'
-            ) end,
+            ), i.error_details) end,
             updated_at = clock_timestamp(),
             completed_at = case when t.status <> 'running' then clock_timestamp() end
         from (
