@@ -167,6 +167,8 @@ class Login:
         try:
             connection = await self._open(role, database)
         except psycopg.errors.ConnectionTimeout as error:
+            if database is None:  # without it the worker can do nothing either, and waits
+                raise
             raise StepFailed(
                 f"Connection to database '{target}' as '{role}' timed out "
                 f"after {self._timeout_s:g}s"
@@ -249,5 +251,9 @@ def is_temporary(error: psycopg.OperationalError) -> bool:
             "remaining connection slots",
             "too many connections",
             "server closed the connection",
+            "Connection reset by peer",
+            "Network is unreachable",
+            "No route to host",
+            "could not translate host name",
         )
     )

@@ -98,15 +98,17 @@ class TwoCommits:
             NeedsNoTransaction: nothing has happened; `in_transaction` was asked for.
         """
         actor = self._identity.actor(step.submitted_by)
-        for attempt in range(1, attempts + 1):
+        attempt = 1
+        while True:
             try:
                 result = await self._take_effect(step, actor, place, in_transaction)
                 break
             except TryAgain as error:
                 await self._forget(step)  # it is known that there was no effect, or does not matter
-                if attempt == attempts:
+                if error.counts and attempt == attempts:
                     raise error.failure from error
                 await pause(attempt)
+                attempt += error.counts
             except NeedsNoTransaction:
                 await self._forget(step)
                 raise
@@ -141,7 +143,8 @@ class TwoCommits:
             if begun and self.is_at_most_once(step):
                 raise _unknown(begun, from_connection(error).message) from error
             await self._until_gone(pid)
-            raise TryAgain(from_connection(error)) from error
+            is_home_away = pid == 0 and place is None
+            raise TryAgain(from_connection(error), counts=not is_home_away) from error
         except ResultTooLarge as error:
             raise StepFailed(f"SQL execution failed: {error}") from error
         if failure is not None:

@@ -176,14 +176,15 @@ class SqlSteps:
 
     async def _repeat(self, attempt: Callable[[], Awaitable[None]], step: SqlStep) -> None:
         attempts = self._attempts(step)
-        for number in range(1, attempts + 1):
+        number = 1
+        while True:
             try:
                 return await attempt()
             except TryAgain as error:
-                if number == attempts:
+                if error.counts and number == attempts:
                     raise error.failure from error
                 await self._pause(number)
-        raise AssertionError("unreachable")
+                number += error.counts
 
     async def _attempt(self, step: SqlStep) -> None:
         actor = self._identity.actor(step.submitted_by)
@@ -210,7 +211,7 @@ class SqlSteps:
                     await roll_back(connection)
         except psycopg.OperationalError as error:
             if lost_in_commit is None:
-                raise TryAgain(from_connection(error)) from error
+                raise TryAgain(from_connection(error), counts=pid != 0) from error
             await self._settle(step, pid, lost_in_commit)
         except ResultTooLarge as error:
             raise StepFailed(f"SQL execution failed: {error}") from error

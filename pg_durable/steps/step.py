@@ -73,8 +73,14 @@ class LeaseGone(Exception):
 
 
 class TryAgain(Exception):
-    """The attempt had no effect, and the reason may pass."""
+    """The attempt had no effect, and the reason may pass.
 
-    def __init__(self, failure: Exception) -> None:
+    Args:
+        counts: false: the home database could not be reached, which is no failure of the step. Its
+            workflow waits, as it does for everything else while the database is away.
+    """
+
+    def __init__(self, failure: Exception, *, counts: bool = True) -> None:
         super().__init__(failure)
         self.failure = failure
+        self.counts = counts
