@@ -905,6 +905,84 @@ $$;
 
 comment on function df.http(text, text, text, jsonb, integer) is 'An HTTP request; the worker decides which addresses may be reached';
 
+-- What is wrong with one option of an HTTP step; null: nothing.
+create function df._http_option_fault(p_name text, p_value jsonb) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_words text := case p_name
+        when 'fail_on' then '5xx, 4xx, never'
+        when 'body_mode' then 'text, json'
+        when 'on_ambiguous' then 'retry, fail'
+    end;
+begin
+    if v_words is not null then
+        if jsonb_typeof(p_value) <> 'string' or p_value #>> '{}' <> all (string_to_array(v_words, ', ')) then
+            return format('option "%s" of df.http_options() must be one of %s, not %s', p_name, v_words, p_value);
+        end if;
+    elsif p_name = 'expect_json' then
+        if jsonb_typeof(p_value) <> 'boolean' then
+            return format('option "expect_json" of df.http_options() must be true or false, not %s', p_value);
+        end if;
+    elsif p_name = 'retry' then
+        if jsonb_typeof(p_value) <> 'object' or exists (
+            select from jsonb_object_keys(p_value) as k (key)
+            where k.key not in ('attempts', 'on', 'backoff_ms', 'max_ms', 'respect_retry_after')
+        ) then
+            return format(
+                'option "retry" of df.http_options() must be an object of attempts, on, backoff_ms, max_ms '
+                'and respect_retry_after, not %s', p_value
+            );
+        end if;
+    else
+        return format(
+            'df.http_options() has no option "%s"; there are retry, fail_on, expect_json, body_mode and '
+            'on_ambiguous', p_name
+        );
+    end if;
+    return null;
+end
+$$;
+
+comment on function df._http_option_fault(text, jsonb) is 'What is wrong with one option of an HTTP step';
+
+-- Options: retry ({"attempts", "on", "backoff_ms", "max_ms", "respect_retry_after"}), fail_on (5xx, 4xx,
+-- never), expect_json (the result has "json"), body_mode (text, json) and on_ambiguous (retry, fail).
+create function df.http_options(fut text, options jsonb) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_node json := df._step(fut)::json;
+    v_config text := v_node ->> 'query';
+    v_name text := v_node ->> 'result_name';
+    v_option record;
+    v_fault text;
+begin
+    if v_node ->> 'node_type' not in ('HTTP', 'HTTP_MULTIPART') then
+        raise exception 'df.http_options() needs a step of df.http() or df.http_multipart(), not of type %',
+            v_node ->> 'node_type' using errcode = 'XX000';
+    end if;
+    if jsonb_typeof(options) <> 'object' then
+        raise exception 'the options of df.http_options() must be a JSON object' using errcode = 'XX000';
+    end if;
+    for v_option in select e.key, e.value from jsonb_each(options) as e order by e.key loop
+        v_fault := df._http_option_fault(v_option.key, v_option.value);
+        if v_fault is not null then
+            raise exception '%', v_fault using errcode = 'XX000';
+        end if;
+        v_config := df._with_entry(
+            v_config, to_json(v_option.key)::text || ':' || df._compact_jsonb(v_option.value)
+        );
+    end loop;
+    return '{"node_type":"' || (v_node ->> 'node_type') || '","query":' || to_json(v_config)::text
+        || coalesce(',"result_name":' || to_json(v_name)::text, '') || '}';
+end
+$$;
+
+comment on function df.http_options(text, jsonb) is 'An HTTP step with options: retry, fail_on, expect_json, body_mode, on_ambiguous';
+
 create function df.http_multipart(
     url text, method text default 'POST', parts jsonb default null, headers jsonb default null,
     timeout_seconds integer default 30
