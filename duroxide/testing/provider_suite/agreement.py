@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
 
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    multiple,
+    precondition,
+    rule,
+)
 
 from duroxide.errors import DuroxideError
 from duroxide.ids import ActivityToken, TurnToken
@@ -21,10 +30,15 @@ from duroxide.providers.base import (
     EagerDispatch,
     Enqueue,
     FinishActivity,
+    HeartbeatStore,
+    InstanceFilter,
+    InstanceQuery,
     LeasedActivity,
     LeasedTurn,
     MessageKind,
     Provider,
+    ProviderAdmin,
+    PruneOptions,
     SessionOwner,
     TagMode,
     TagSelection,
@@ -39,6 +53,7 @@ from duroxide.state import (
 )
 from duroxide.testing.clocks import ManualClock
 from duroxide.testing.provider_suite.driver import activity, event, message, new_execution
+from duroxide.version import SemVer, VersionRange
 
 LEASE_MS = 1_000
 INSTANCES = st.sampled_from(["a", "b", "c"])
@@ -76,6 +91,67 @@ OWNERS = st.sampled_from(
     ]
 )
 DELAYS = st.sampled_from([0, 0, 500])
+PARENTS = st.sampled_from([None, None, "a"])
+VERSIONS = st.sampled_from([SemVer(1, 0, 0), SemVer(1, 1_000, 0), SemVer(2, 0, 0)])
+RANGES = st.sampled_from(
+    [
+        None,
+        None,
+        (),
+        (VersionRange(SemVer(1, 0, 0), SemVer(1, 1_000, 0)),),
+        (
+            VersionRange(SemVer(2, 0, 0), SemVer(2, 0, 0)),
+            VersionRange(SemVer(1, 0, 0), SemVer(1, 0, 0)),
+        ),
+    ]
+)
+QUERIES = st.builds(
+    InstanceQuery,
+    statuses=st.sampled_from([None, None, (ExecutionStatus.RUNNING,), (ExecutionStatus.FAILED,)]),
+    names=st.sampled_from([None, ("Greet",), ("Unheard",)]),
+    parent_instance_id=PARENTS,
+    roots_only=st.booleans(),
+)
+KEEPS = st.sampled_from([None, 0, 1, 2, 3])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a turn does."""
+
+    events: int
+    status: ExecutionStatus
+    changes: list[Any]
+    custom: SetCustomStatus | None
+    scheduled: list[tuple[int, str | None, str | None]]
+    cancelled: list[int]
+    timer: bool
+    keeps: bool
+    next_execution: bool
+    shift: int  # of the first event; 0 fits
+    eager: int
+    parent: str | None
+    version: SemVer
+
+
+OUTCOMES = st.builds(
+    Outcome,
+    events=st.integers(0, 3),
+    status=STATUSES,
+    changes=CHANGES,
+    custom=st.sampled_from([None, None, SetCustomStatus(status="s"), SetCustomStatus(status=None)]),
+    scheduled=st.lists(
+        st.tuples(st.integers(1, 6), TAGS, SESSIONS), max_size=3, unique_by=lambda a: a[0]
+    ),
+    cancelled=st.lists(st.integers(1, 6), max_size=2, unique=True),
+    timer=st.booleans(),
+    keeps=st.booleans(),
+    next_execution=st.sampled_from([False, False, True]),
+    shift=st.sampled_from([0] * 9 + [1]),
+    eager=st.integers(0, 2),
+    parent=PARENTS,
+    version=VERSIONS,
+)
 
 Pair: TypeAlias = tuple[Any, Any]
 """The same thing as the reference has it and as the provider under test has it (tokens differ)."""
@@ -99,6 +175,11 @@ class ProvidersAgree(RuleBasedStateMachine):
             self.runner.run(self.new_provider(self.clock)),
         )
         self.sent = 0
+        self.uncounted: set[str] = set()
+        self.taken: set[int] = set()
+        self.written: list[tuple[CommitTurn, CommitTurn]] = []
+        self.kept: list[Pair] = []
+        self.lives: dict[str, dict[str, str]] = {}  # by id: the reference's, and the other's names
 
     def teardown(self) -> None:
         self.runner.run(self.pair[1].close())
@@ -129,15 +210,26 @@ class ProvidersAgree(RuleBasedStateMachine):
         assert seen(answer.activities) == seen(expected.activities)
         return list(zip(expected.activities, answer.activities, strict=True))
 
+    def a_moment(self, *delays_ms: int) -> None:
+        """Go on to a time such that nothing else becomes visible at it, nor after these delays.
+
+        Who comes first of those who became visible in one millisecond is up to the store.
+        """
+        while any(self.clock.now_ms() + delay in self.taken for delay in (0, *delays_ms)):
+            self.clock.advance(1)
+        self.taken.update(self.clock.now_ms() + delay for delay in (0, *delays_ms))
+
     # What clients do.
 
     @rule(instance=INSTANCES)
     def start(self, instance: str) -> None:
+        self.a_moment()
         item = Enqueue(message=message(instance, self.body(), kind=MessageKind.START))
         self.commit((item, item))
 
     @rule(instance=INSTANCES, kind=KINDS, delay_ms=DELAYS)
     def send(self, instance: str, kind: MessageKind, delay_ms: int) -> None:
+        self.a_moment(delay_ms)
         visible = self.clock.now_ms() + delay_ms if delay_ms else None
         item = Enqueue(message=message(instance, self.body(), kind=kind, visible_at_ms=visible))
         self.commit((item, item))
@@ -146,68 +238,108 @@ class ProvidersAgree(RuleBasedStateMachine):
         self.sent += 1
         return f"m{self.sent}"
 
-    @rule(by_ms=st.sampled_from([1, 499, 500, 999, 1_000, 5_000]))
+    @rule(by_ms=st.sampled_from([1, 499, 500, 999, 1_000, 5_000, -1, -700]))
     def time_passes(self, by_ms: int) -> None:
         self.clock.advance(by_ms)
 
     # What workers do.
 
-    @rule(target=turns, want=st.integers(1, 3))
-    def poll_turns(self, want: int) -> Any:
-        expected, answer = self.both(
-            lambda provider, _: provider.poll_turns(worker="w", want=want, lease_ms=LEASE_MS)
+    @rule(target=turns, want=st.integers(1, 3), versions=RANGES)
+    def poll_turns(self, want: int, versions: tuple[VersionRange, ...] | None) -> Any:
+        return multiple(
+            *self.polled(
+                lambda provider, _: provider.poll_turns(
+                    worker="w", want=want, lease_ms=LEASE_MS, versions=versions
+                )
+            )
         )
-        assert [turn_seen(t) for t in answer.turns] == [turn_seen(t) for t in expected.turns]
-        return multiple(*zip(expected.turns, answer.turns, strict=True))
+
+    @precondition(lambda self: self.kept)
+    @rule(target=turns, which=st.integers(0, 9))
+    def poll_with_a_kept_lease(self, which: int) -> Any:
+        pair = self.kept[which % len(self.kept)]
+        # Whether a message that was delivered under a kept lease counts, if the lease is then ended
+        # without consuming it, is up to the store.
+        self.uncounted.add(pair[0].instance_id)
+        return multiple(
+            *self.polled(
+                lambda provider, side: provider.poll_turns(
+                    worker="w", want=1, lease_ms=LEASE_MS, held=[pair[side].token]
+                )
+            )
+        )
+
+    def polled(self, ask: Callable[[Provider, int], Coroutine[Any, Any, Any]]) -> list[Pair]:
+        expected, answer = self.both(ask)
+        seen = [[turn_seen(t, self.uncounted) for t in poll.turns] for poll in (answer, expected)]
+        assert seen[0] == seen[1], f"{seen[0]} is not {seen[1]}"
+        for theirs, ours in zip(expected.turns, answer.turns, strict=True):
+            lives = self.lives.setdefault(ours.instance_id, {})
+            known = lives.setdefault(theirs.incarnation, ours.incarnation)
+            assert known == ours.incarnation, f"another life of {ours.instance_id} than before"
+            assert len(set(lives.values())) == len(lives), f"an earlier life of {ours.instance_id}"
+        return list(zip(expected.turns, answer.turns, strict=True))
+
+    def can(self, capability: str) -> bool:
+        """Whether both stores declare it; the reference does."""
+        return bool(getattr(self.pair[1].capabilities, capability))
 
     @rule(target=activities, want=st.integers(1, 4), tags=SELECTIONS, sessions=OWNERS)
     def poll_activities(self, want: int, tags: TagSelection, sessions: SessionOwner | None) -> Any:
+        return multiple(*self.leased(want, tags, sessions))
+
+    def leased(self, want: int, tags: TagSelection, sessions: SessionOwner | None) -> list[Pair]:
         expected, answer = self.both(
             lambda provider, _: provider.poll_activities(
                 worker="w", want=want, lease_ms=LEASE_MS, tags=tags, sessions=sessions
             )
         )
         assert seen(answer.activities) == seen(expected.activities)
-        return multiple(*zip(expected.activities, answer.activities, strict=True))
+        return list(zip(expected.activities, answer.activities, strict=True))
 
-    @rule(
-        target=activities,
-        pair=turns,
-        events=st.integers(0, 3),
-        status=STATUSES,
-        changes=CHANGES,
-        custom=st.sampled_from(
-            [None, None, SetCustomStatus(status="s"), SetCustomStatus(status=None)]
-        ),
-        scheduled=st.lists(st.tuples(st.integers(1, 6), TAGS, SESSIONS), max_size=3),
-        cancelled=st.lists(st.integers(1, 6), max_size=2),
-        timer=st.booleans(),
-        keeps=st.booleans(),
-        next_execution=st.booleans(),
-        shift=st.sampled_from([0, 0, 0, 0, 1]),
-        eager=st.integers(0, 2),
-    )
-    def commit_turn(
-        self,
-        pair: Pair,
-        events: int,
-        status: ExecutionStatus,
-        changes: list[Any],
-        custom: SetCustomStatus | None,
-        scheduled: list[tuple[int, str | None, str | None]],
-        cancelled: list[int],
-        timer: bool,
-        keeps: bool,
-        next_execution: bool,
-        shift: int,
-        eager: int,
-    ) -> Any:
+    @rule(target=activities, pair=consumes(turns), outcome=OUTCOMES)
+    def commit_turn(self, pair: Pair, outcome: Outcome) -> Any:
+        return multiple(*self.commit_as(pair, outcome))
+
+    @rule(target=activities, outcome=OUTCOMES, versions=RANGES)
+    def take_a_turn(self, outcome: Outcome, versions: tuple[VersionRange, ...] | None) -> Any:
+        """Lease one and commit it at once, as a runtime does most of the time."""
+        return multiple(*self.take(outcome, versions))
+
+    @initialize(target=activities, outcomes=st.lists(OUTCOMES, min_size=3, max_size=3))
+    def begin(self, outcomes: list[Outcome]) -> Any:
+        """Three instances that have had a turn each."""
+        for instance in ("a", "b", "c"):
+            self.start(instance)
+        first = [dataclasses.replace(o, shift=0, status=ExecutionStatus.RUNNING) for o in outcomes]
+        return multiple(*(given for o in first for given in self.take(o)))
+
+    def take(
+        self, outcome: Outcome, versions: tuple[VersionRange, ...] | None = None
+    ) -> list[Pair]:
+        pairs = self.polled(
+            lambda provider, _: provider.poll_turns(
+                worker="w", want=1, lease_ms=LEASE_MS, versions=versions
+            )
+        )
+        return [given for pair in pairs for given in self.commit_as(pair, outcome)]
+
+    @rule(tags=SELECTIONS, sessions=OWNERS, want=st.integers(1, 3), answers=st.booleans())
+    def run_activities(
+        self, tags: TagSelection, sessions: SessionOwner | None, want: int, answers: bool
+    ) -> None:
+        """Lease some and finish them at once."""
+        for pair in self.leased(want, tags, sessions):
+            self.finish_as(pair, answers)
+
+    def commit_as(self, pair: Pair, outcome: Outcome) -> list[Pair]:
+        self.a_moment(700)
         body, due_ms = self.body(), self.clock.now_ms() + 700
 
         def item(leased: LeasedTurn) -> CommitTurn:
-            begins = next_execution or leased.name is None
-            number = leased.execution_id + (leased.name is not None and next_execution)
-            first = (1 if begins else leased.next_event_id) + shift
+            begins = outcome.next_execution or leased.name is None
+            number = leased.execution_id + (leased.name is not None and outcome.next_execution)
+            first = (1 if begins else leased.next_event_id) + outcome.shift
             due = message(
                 leased.instance_id,
                 body,
@@ -220,26 +352,73 @@ class ProvidersAgree(RuleBasedStateMachine):
                 token=leased.token,
                 execution_id=number,
                 first_event_id=first,
-                events=tuple(event(first + n) for n in range(events)),
+                events=tuple(event(first + n) for n in range(outcome.events)),
                 consumed=tuple(m.message_id for m in leased.messages),
-                new_execution=new_execution() if begins else None,
-                status=status,
-                output=None if status is ExecutionStatus.RUNNING else "out",
+                new_execution=new_execution(
+                    engine_version=outcome.version,
+                    parent=outcome.parent if outcome.parent != leased.instance_id else None,
+                )
+                if begins
+                else None,
+                status=outcome.status,
+                output=None if outcome.status is ExecutionStatus.RUNNING else "out",
                 activities=tuple(
                     activity(leased.instance_id, n, execution_id=number, tag=t, session_id=s)
-                    for n, t, s in scheduled
+                    for n, t, s in outcome.scheduled
                 ),
-                cancelled_activities=tuple(cancelled),
-                messages=(due,) if timer else (),
-                custom_status=custom,
-                key_values=tuple(changes),
-                keep_lease_ms=LEASE_MS if keeps else None,
+                cancelled_activities=tuple(outcome.cancelled),
+                messages=(due,) if outcome.timer else (),
+                custom_status=outcome.custom,
+                key_values=tuple(outcome.changes),
+                keep_lease_ms=LEASE_MS if outcome.keeps and self.can("sticky_lease") else None,
             )
 
-        return multiple(*self.commit((item(pair[0]), item(pair[1])), eager))
+        given = outcome.eager if self.can("eager_dispatch") else 0
+        items = item(pair[0]), item(pair[1])
+        self.written.append(items)
+        if items[0].keep_lease_ms:
+            self.kept.append(pair)
+        return self.commit(items, given)
+
+    @precondition(lambda self: self.written)
+    @rule(which=st.integers(0, 9))
+    def commit_the_same_turn_again(self, which: int) -> None:
+        self.a_moment()
+        self.commit(self.written[-1 - which % len(self.written)])
+
+    @precondition(lambda self: self.can("fused_completion"))
+    @rule(pair=turns, leased=activities)
+    def finish_by_a_turn(self, pair: Pair, leased: Pair) -> None:
+        if pair[0].instance_id != leased[0].instance_id or pair[0].name is None:
+            return
+
+        def item(side: int) -> CommitTurn:
+            turn: LeasedTurn = pair[side]
+            return CommitTurn(
+                instance_id=turn.instance_id,
+                token=turn.token,
+                execution_id=turn.execution_id,
+                first_event_id=turn.next_event_id,
+                events=(event(turn.next_event_id),),
+                consumed=tuple(m.message_id for m in turn.messages),
+                finished=(leased[side].token,),
+            )
+
+        self.commit((item(0), item(1)))
+
+    @precondition(lambda self: self.can("heartbeats"))
+    @rule(pair=activities, text=st.sampled_from(["1", "2"]))
+    def beat(self, pair: Pair, text: str) -> None:
+        self.both(
+            lambda provider, side: cast("HeartbeatStore", provider).heartbeat(
+                {pair[side].token: text}
+            )
+        )
 
     @rule(pair=consumes(turns), delay_ms=DELAYS, counts=st.booleans())
     def abandon_turn(self, pair: Pair, delay_ms: int, counts: bool) -> None:
+        self.a_moment(delay_ms)
+
         def item(leased: LeasedTurn) -> AbandonTurn:
             return AbandonTurn(
                 instance_id=leased.instance_id,
@@ -252,6 +431,10 @@ class ProvidersAgree(RuleBasedStateMachine):
 
     @rule(pair=activities, answers=st.booleans())
     def finish(self, pair: Pair, answers: bool) -> None:
+        self.finish_as(pair, answers)
+
+    def finish_as(self, pair: Pair, answers: bool) -> None:
+        self.a_moment()
         body = self.body()
 
         def item(leased: LeasedActivity) -> FinishActivity:
@@ -262,6 +445,8 @@ class ProvidersAgree(RuleBasedStateMachine):
 
     @rule(pair=activities, delay_ms=DELAYS, counts=st.booleans())
     def abandon_activity(self, pair: Pair, delay_ms: int, counts: bool) -> None:
+        self.a_moment(delay_ms)
+
         def item(leased: LeasedActivity) -> AbandonActivity:
             return AbandonActivity(token=leased.token, delay_ms=delay_ms, count_attempt=counts)
 
@@ -292,6 +477,69 @@ class ProvidersAgree(RuleBasedStateMachine):
         )
         assert answer == expected
 
+    # What people do.
+
+    def manage(self, ask: Callable[[ProviderAdmin], Coroutine[Any, Any, Any]]) -> None:
+        """Ask both managements; a store that has none is not asked."""
+        if hasattr(self.pair[1], "delete_instances"):
+            expected, answer = self.both(lambda provider, _: ask(cast("ProviderAdmin", provider)))
+            assert answer == expected, f"{answer} is not {expected}"
+
+    # Few rules for what is asked seldom: the others shall come often enough to build on each other.
+
+    @rule(
+        how=st.sampled_from(["some", "ended", "executions"]),
+        instances=st.lists(INSTANCES, min_size=1, max_size=3, unique=True),
+        force=st.booleans(),
+        keep=KEEPS,
+        limit=st.sampled_from([None, 1]),
+        ago_ms=st.sampled_from([None, 500]),
+    )
+    def delete(
+        self,
+        how: str,
+        instances: list[str],
+        force: bool,
+        keep: int | None,
+        limit: int | None,
+        ago_ms: int | None,
+    ) -> None:
+        before = None if ago_ms is None else self.clock.now_ms() - ago_ms
+        if how == "some":
+            self.manage(lambda admin: admin.delete_instances(instances, force=force))
+        elif how == "ended":
+            which = InstanceFilter(completed_before_ms=before, limit=limit)
+            self.manage(lambda admin: admin.delete_instances_by_filter(which))
+        else:
+            options = PruneOptions(keep_last=keep, completed_before_ms=before)
+            self.manage(lambda admin: admin.prune_executions(instances[0], options))
+
+    @rule(instance=INSTANCES, which=QUERIES, limit=st.integers(1, 3), sweeps=st.booleans())
+    def inspect(self, instance: str, which: InstanceQuery, limit: int, sweeps: bool) -> None:
+        async def pages(admin: ProviderAdmin) -> list[Any]:
+            found, cursor = [], None
+            while True:
+                page = await admin.list_page(which, limit=limit, cursor=cursor)
+                found.append(page.instances)
+                cursor = page.next_cursor
+                if cursor is None:
+                    return found
+
+        async def everything(admin: ProviderAdmin) -> Any:
+            stats = await admin.instance_stats(instance)
+            return (
+                await pages(admin),
+                tuple(await admin.list_executions(instance)),
+                sorted(await admin.list_children(instance)),
+                sorted(await admin.instance_tree(instance)),
+                await admin.system_metrics(),
+                await admin.queue_depths(),
+                stats and dataclasses.replace(stats, history_size_bytes=0),  # each counts its own
+                await admin.cleanup_sessions(idle_ms=0) if sweeps else None,
+            )
+
+        self.manage(everything)
+
     # Looking.
 
     @rule(instance=INSTANCES)
@@ -309,12 +557,18 @@ class ProvidersAgree(RuleBasedStateMachine):
         assert {k: v.value for k, v in values2.items()} == {k: v.value for k, v in values.items()}
 
 
-def turn_seen(leased: LeasedTurn) -> Any:
+def turn_seen(leased: LeasedTurn, uncounted: Collection[str]) -> Any:
     """All but tokens and ids, which are each store's own."""
     values = {key: value.value for key, value in leased.key_values.items()}
     bodies = tuple((m.kind, m.body) for m in leased.messages)
+    attempts = 0 if leased.instance_id in uncounted else leased.attempt_count
     plain = dataclasses.replace(
-        leased, token=TurnToken(""), messages=(), key_values={}, incarnation=""
+        leased,
+        token=TurnToken(""),
+        messages=(),
+        key_values={},
+        attempt_count=attempts,
+        incarnation="",
     )
     return plain, bodies, values
 
