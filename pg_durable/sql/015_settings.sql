@@ -72,23 +72,44 @@ revoke execute on function df._check_setting() from public;
 create trigger _settings_check before insert or update on df._settings
     for each row execute function df._check_setting();
 
--- The value in force, from sources that an ordinary session can't change.
-create function df._setting(p_name text) returns text
-language sql stable
+-- What ALTER DATABASE said about this one.
+create function df._database_settings() returns setof text
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select coalesce(
-        (select s.value from df._settings as s where s.name = p_name),
-        (
-            select substr(c.entry, length(p_name) + 13)
-            from pg_db_role_setting as d
-            cross join unnest(d.setconfig) as c (entry)
-            where d.setrole = 0
-                and d.setdatabase = (select b.oid from pg_database as b where b.datname = current_database())
-                and starts_with(c.entry, 'pg_durable.' || p_name || '=')
-        ),
-        (select s.fallback from df._setting_specs() as s where s.name = p_name)
-    )
+begin
+    return query
+        select c.entry
+        from pg_db_role_setting as d
+        cross join unnest(d.setconfig) as c (entry)
+        where d.setrole = 0
+            and d.setdatabase = (select b.oid from pg_database as b where b.datname = current_database())
+            and starts_with(c.entry, 'pg_durable.');
+end
+$$;
+
+comment on function df._database_settings() is 'Entries of ALTER DATABASE … SET pg_durable.…, as name=value';
+
+-- The value in force, from sources that an ordinary session can't change. In PL/pgSQL, whose plans a session
+-- keeps: every start asks.
+create function df._setting(p_name text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_value text;
+begin
+    select s.value into v_value from df._settings as s where s.name = p_name;
+    if found then
+        return v_value;
+    end if;
+    select substr(e.entry, length(p_name) + 13) into v_value
+    from df._database_settings() as e (entry) where starts_with(e.entry, 'pg_durable.' || p_name || '=');
+    if found then
+        return v_value;
+    end if;
+    return (select s.fallback from df._setting_specs() as s where s.name = p_name);
+end
 $$;
 
 comment on function df._setting(text) is 'The value of a setting: df._settings, else ALTER DATABASE, else the default';
@@ -96,14 +117,21 @@ comment on function df._setting(text) is 'The value of a setting: df._settings, 
 -- Those settings that decide what a workflow does, as far as they differ from their defaults. They are
 -- pinned when it starts, so that it replays.
 create function df._pinned_settings() returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select json_object_agg(s.name, df._setting(s.name) order by s.name)::text
-    from df._setting_specs() as s
-    where s.name in (
-        'max_loop_iterations', 'min_loop_interval_ms', 'max_carried_bytes', 'cron_dialect', 'workflow_timezone'
-    ) and df._setting(s.name) <> s.fallback
+begin
+    if not exists (select from df._settings) and not exists (select from df._database_settings()) then
+        return null;
+    end if;
+    return (
+        select json_object_agg(s.name, df._setting(s.name) order by s.name)::text
+        from df._setting_specs() as s
+        where s.name in (
+            'max_loop_iterations', 'min_loop_interval_ms', 'max_carried_bytes', 'cron_dialect', 'workflow_timezone'
+        ) and df._setting(s.name) <> s.fallback
+    );
+end
 $$;
 
 comment on function df._pinned_settings() is 'Settings that a workflow keeps from its start, as JSON; null: all are defaults';
