@@ -1,10 +1,12 @@
 """The Alembic environment of every schema: online only, one transaction per revision.
 
 In the process, `duroxide_pg.migrate` passes the connection and the schema and holds the lock. By
-hand: `alembic -x dsn=postgresql://... -x schema=duroxide upgrade head`.
+hand: `alembic -c alembic/alembic.ini -x dsn=postgresql://... -x schema=duroxide upgrade head`.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import psycopg
 import sqlalchemy as sa
@@ -37,7 +39,13 @@ def run(connection: sa.Connection, schema: str) -> None:
 
 
 def by_hand() -> None:
-    dsn, schema = options.get("dsn", ""), options.get("schema", migrate.DEFAULT_SCHEMA)
+    if "dsn" not in options:
+        raise SystemExit("say which database: alembic -x dsn=postgresql://... ")
+    dsn = options["dsn"]
+    schema = options.get("schema") or context.config.get_main_option("schema")
+    ours = migrate.Migrations(
+        versions=versions(), schema=schema, remedy="run `alembic upgrade head`"
+    )
     engine = sa.create_engine(
         "postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=sa.NullPool
     )
@@ -46,7 +54,24 @@ def by_hand() -> None:
         migrate.exclusive(probe, schema, wait_s=60),
         engine.connect() as connection,
     ):
+        migrate.require_server(probe)
+        found = ours.check(probe)
+        ours.refuse_strangers(found)
+        if found.state is migrate.State.MISSING and not is_upgrade():
+            raise SystemExit(f"the schema {schema!r} is not installed")
         run(connection, schema)
+
+
+def versions() -> Path:
+    """The folder of the revisions; a wheel has them elsewhere than a checkout."""
+    named = context.config.get_main_option("version_locations") or ""
+    (folder,) = [Path(line) for line in named.split("\n") if Path(line.strip()).is_dir()]
+    return folder
+
+
+def is_upgrade() -> bool:
+    command = context.config.cmd_opts.cmd[0]
+    return command.__name__ == "upgrade"
 
 
 if context.is_offline_mode():

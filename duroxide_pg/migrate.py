@@ -98,7 +98,7 @@ class Migrations:
                 f"this release needs {found.head}",
                 self.remedy,
             )
-        self._refuse(found)
+        self.refuse_strangers(found)
 
     def upgrade(self, dsn: str, *, wait_s: float = 60.0) -> SchemaState:
         """Bring the schema to `head()`, creating it if need be; safe to call from many processes.
@@ -115,14 +115,19 @@ class Migrations:
             require_server(probe)
             with exclusive(probe, self.schema, wait_s=wait_s):
                 found = self.check(probe)
-                self._refuse(found)
+                self.refuse_strangers(found)
                 if found.state is State.CURRENT:
                     return found
                 with _permitted(self.schema), engine.connect() as connection:
                     command.upgrade(self._config(connection), "head")
                 return self.check(probe)
 
-    def _refuse(self, found: SchemaState) -> None:
+    def refuse_strangers(self, found: SchemaState) -> None:
+        """Pass unless a later release migrated the schema, or it is somebody else's.
+
+        Raises:
+            SchemaTooNew, SchemaForeign: each with its remedy.
+        """
         if found.state is State.NEWER:
             raise SchemaTooNew(
                 f"the schema {self.schema!r} is at revision {found.revision}, which is newer than "

@@ -7,7 +7,10 @@ from zipfile import ZipFile
 
 import pytest
 
+from duroxide_pg import migrate
+from duroxide_pg.migrate import State
 from tests.docs.blocks import ROOT
+from tests.fixtures.postgres import Database
 from tests.packaging.conftest import Installed
 
 PACKAGES = ("duroxide", "duroxide_pg", "pg_durable")
@@ -32,7 +35,8 @@ def test_the_wheel_holds_every_migration_where_the_locator_looks(wheel: Path) ->
         assert revisions, f"there are no revisions of {line}"
         for path in revisions:
             assert f"{package}/_alembic/versions/{line}/{path.name}" in shipped
-    assert "duroxide_pg/_alembic/env.py" in shipped
+    for name in ("env.py", "alembic.ini", "script.py.mako"):
+        assert f"duroxide_pg/_alembic/{name}" in shipped
 
 
 def test_the_wheel_adds_nothing_but_our_packages(wheel: Path) -> None:
@@ -76,3 +80,27 @@ def test_without_the_extra_the_library_imports(installed_library: Installed) -> 
     code = "import pg_durable, duroxide_pg, duroxide, pg_durable.install, pg_durable.embedded"
     done = installed_library.run("python", "-W", "error", "-c", code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_an_installed_wheel_migrates_in_the_process_and_by_hand(
+    installed_library: Installed, database: Database
+) -> None:
+    code = (
+        "import sys; from duroxide_pg import migrate; from importlib import resources\n"
+        "print(migrate.upgrade(sys.argv[1], 'tenant_a').state.value)\n"
+        "print(resources.files('duroxide_pg') / '_alembic' / 'alembic.ini')"
+    )
+    done = installed_library.run("python", "-c", code, database.dsn)
+    assert done.returncode == 0, done.stderr
+    state, ini = done.stdout.split()
+    assert state == "current"
+    for line in ("alembic", "df"):
+        by_hand = ["-m", "alembic", "-c", ini, "-n", line, "-x", f"dsn={database.dsn}"]
+        done = installed_library.run("python", *by_hand, "upgrade", "head")
+        assert done.returncode == 0, done.stderr
+    check = "import sys, pg_durable.install as i; print(i.install(sys.argv[1]))"
+    done = installed_library.run("python", "-c", check, database.dsn)
+    assert done.returncode == 0, done.stderr
+    assert migrate.check(database.dsn).state is State.CURRENT
