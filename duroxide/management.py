@@ -6,12 +6,12 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
-from duroxide.codec import decode_event
+from duroxide.codec import decode_event, decode_events
 from duroxide.errors import ClientError, CodecError, InstanceNotFound
-from duroxide.failures import Failure, PoisonedActivity, PoisonFailure
-from duroxide.history import OrchestrationFailed
 from duroxide.ids import InstanceId
 from duroxide.providers.base import (
+    DeadLetterPage,
+    DeadLetterStore,
     DeleteResult,
     ExecutionInfo,
     InstanceFilter,
@@ -27,6 +27,7 @@ from duroxide.providers.base import (
     Suspension,
     SystemMetrics,
 )
+from duroxide.reopening import poisoned_ending, reopening
 from duroxide.state import ExecutionStatus
 
 EXPORT_FORMAT = 1
@@ -81,11 +82,78 @@ class Management:
             raise ValueError(f"limit must be at least 1, not {limit}")
         return await self.admin.list_page(which or InstanceQuery(), limit=limit, cursor=cursor)
 
-    async def dead_letters(self, *, limit: int = 100, cursor: str | None = None) -> InstancePage:
+    async def dead_letters(
+        self, instance_id: InstanceId | None = None, *, limit: int = 100, cursor: int | None = None
+    ) -> DeadLetterPage:
+        """A page of the messages that were given up, oldest first: with their text and the reason.
+
+        They were delivered too often without a turn being finished (`poisoned` lists the instances that
+        failed of it), or were sent to an instance that never started. `requeue` puts them back.
+
+        Args:
+            instance_id: only those for it.
+            cursor: `next_cursor` of the page before; None: the first page.
+
+        Raises:
+            ClientError: the store keeps none.
+        """
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        found = await self._letters.list_dead_letters(
+            instance_id=instance_id, after=cursor or 0, limit=limit + 1
+        )
+        page = tuple(found[:limit])
+        return DeadLetterPage(
+            letters=page, next_cursor=page[-1].letter_id if len(found) > limit else None
+        )
+
+    async def requeue(self, instance_id: InstanceId) -> int:
+        """Put the dead letters of an instance back on its queue, as never delivered; how many.
+
+        An instance that failed because no worker could run it goes back to where it was: it is as if its
+        last turn had not been. What that turn gave up is put back: timers keep their time, activities
+        run again, and a child that was cancelled with it answers as failed. A parent that was told of
+        the failure is not told otherwise. An instance that never began begins anew.
+
+        Raises:
+            ClientError: the instance has ended otherwise, so that nothing can come of its letters; or the
+                store keeps none.
+            ProviderError: something has changed meanwhile; ask again.
+        """
+        letters = self._letters
+        state = (await self.provider.read_status([instance_id])).get(instance_id)
+        if state is None or not state.status.is_terminal:
+            return await letters.requeue(instance_id)
+        events = decode_events(await self.provider.read_history(instance_id))
+        ending = poisoned_ending(events)
+        if ending is None:
+            raise ClientError(
+                f"instance {instance_id!r} has ended, and not for want of a worker that could run it: "
+                "start_again begins anew with its input"
+            )
+        ended = {}
+        for event_id, child in ending.children().items():
+            state = (await self.provider.read_status([child])).get(child)
+            if state is not None and state.status.is_terminal:
+                ended[event_id] = decode_event((await self.provider.read_history(child))[-1])
+        return await letters.requeue(instance_id, reopening(ending, events[0].execution_id, ended))
+
+    async def discard_dead_letters(self, instance_id: InstanceId) -> int:
+        """Delete the dead letters of an instance for good; how many."""
+        return await self._letters.discard_dead_letters(instance_id)
+
+    @property
+    def _letters(self) -> DeadLetterStore:
+        if not self.provider.capabilities.dead_letters:
+            raise ClientError(f"the {self.provider.name} provider keeps no dead letters")
+        return cast("DeadLetterStore", self.provider)
+
+    async def poisoned(self, *, limit: int = 100, cursor: str | None = None) -> InstancePage:
         """A page of the instances that were given up because no worker could run them, newest first.
 
         Their messages were delivered too often without a turn being finished: the code is missing, its
-        worker dies of it, or it does not do what history says. `AsyncClient.start_again` begins anew.
+        worker dies of it, or it does not do what history says. Once that is mended, `requeue` lets one go
+        on from where it was; `AsyncClient.start_again` begins anew.
 
         Args:
             limit: how many failed instances are looked at; a page may have fewer, or none, and still
@@ -101,14 +169,10 @@ class Management:
         if not history:
             return False
         try:
-            last = decode_event(history[-1]).kind
+            last = decode_event(history[-1])
         except CodecError:
             return False  # a newer version ended it
-        match last:
-            case OrchestrationFailed(details=Failure(kind=PoisonFailure(subject=subject))):
-                return not isinstance(subject, PoisonedActivity)
-            case _:
-                return False
+        return poisoned_ending([last]) is not None
 
     async def executions(self, instance_id: InstanceId) -> Sequence[ExecutionInfo]:
         """The executions that continue-as-new has made of an instance, oldest first.

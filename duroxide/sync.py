@@ -250,6 +250,24 @@ class Client:
     def get_instance_tree(self, instance_id: str) -> InstanceTree:
         return InstanceTree(instance_id, list(self._call(self._admin.instance_tree(instance_id))))
 
+    def list_dead_letters(
+        self, instance_id: str | None = None, limit: int = 100, cursor: int | None = None
+    ) -> base.DeadLetterPage:
+        """A page of the messages that were given up, oldest first."""
+        return self._call(self._client.dead_letters(instance_id, limit=limit, cursor=cursor))
+
+    def requeue_instance(self, instance_id: str) -> int:
+        """Put its dead letters back as never delivered, and let it go on if it was given up; how many.
+
+        Raises:
+            ClientError: it has ended otherwise.
+        """
+        return self._call(self._client.requeue(instance_id))
+
+    def discard_dead_letters(self, instance_id: str) -> int:
+        """Delete the dead letters of an instance for good; how many."""
+        return self._call(self._client.discard_dead_letters(instance_id))
+
     def suspend_instance(self, instance_id: str) -> bool:
         """Give it no turns until it is resumed; what comes for it waits. False: it was suspended already.
 

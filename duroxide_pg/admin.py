@@ -8,6 +8,7 @@ from typing import Any
 from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide.providers.base import (
+    DeadLetter,
     DeleteResult,
     ExecutionInfo,
     InstanceFilter,
@@ -15,15 +16,18 @@ from duroxide.providers.base import (
     InstanceQuery,
     InstanceStats,
     InstanceStatus,
+    MessageKind,
     PruneOptions,
     PruneResult,
     QueueDepths,
+    Reopening,
     Suspension,
     SystemMetrics,
 )
+from duroxide.providers.memory_admin import cannot_reopen
 from duroxide.providers.paging import decode_cursor, encode_cursor
 from duroxide.state import ExecutionStatus
-from duroxide_pg.arrays import Texts
+from duroxide_pg.arrays import Numbers, Texts
 from duroxide_pg.connections import HotConnection
 from duroxide_pg.queries import Statement
 from duroxide_pg.rows import to_status
@@ -162,6 +166,58 @@ class PostgresAdmin:
         self._wakeups.turns.give()
         self._say_changed(instance_ids)
         return {instance_id: Suspension(outcome) for instance_id, outcome in rows}
+
+    async def list_dead_letters(
+        self, *, instance_id: InstanceId | None = None, after: int = 0, limit: int = 100
+    ) -> Sequence[DeadLetter]:
+        rows = await self._ask(
+            "list_dead_letters", instance_id=instance_id, after=after, limit=limit
+        )
+        return [
+            DeadLetter(
+                letter_id=row[0],
+                instance_id=row[1],
+                kind=MessageKind(row[2]),
+                body=row[3],
+                reason=row[4],
+                attempt_count=row[5],
+                buried_at_ms=row[6],
+            )
+            for row in rows
+        ]
+
+    async def requeue(self, instance_id: InstanceId, reopening: Reopening | None = None) -> int:
+        activities = reopening.activities if reopening is not None else ()
+        messages = reopening.messages if reopening is not None else ()
+        timers = [message.timer or (None, None) for message in messages]
+        ((count,),) = await self._ask(
+            "requeue",
+            instance_id=instance_id,
+            execution=reopening.execution_id if reopening is not None else None,
+            events=reopening.event_count if reopening is not None else None,
+            keep=reopening.keep_events if reopening is not None else None,
+            a_activity=Numbers(activity.activity_id for activity in activities),
+            a_body=Texts(activity.body for activity in activities),
+            a_tag=Texts(activity.tag for activity in activities),
+            a_session=Texts(activity.session_id for activity in activities),
+            m_instance=Texts(message.instance_id for message in messages),
+            m_kind=Numbers(int(message.kind) for message in messages),
+            m_body=Texts(message.body for message in messages),
+            m_visible=Numbers(message.visible_at_ms for message in messages),
+            m_timer_execution=Numbers(execution for execution, _ in timers),
+            m_timer=Numbers(event for _, event in timers),
+            now=self._admin_now_ms(),
+        )
+        if count is None:
+            raise cannot_reopen(instance_id)
+        self._wakeups.turns.give()
+        self._wakeups.activities.give()
+        self._say_changed([instance_id])
+        return int(count)
+
+    async def discard_dead_letters(self, instance_id: InstanceId) -> int:
+        ((count,),) = await self._ask("discard_dead_letters", instance_id=instance_id)
+        return int(count)
 
     def _say_changed(self, instance_ids: Sequence[InstanceId]) -> None:
         self._wakeups.changed(instance_ids)

@@ -47,6 +47,8 @@ _TEXT_COLUMNS = [
     "t_custom",
     "t_projection",
     "c_instance",
+    "d_instance",
+    "d_reason",
     "a_instance",
     "a_body",
     "a_tag",
@@ -203,6 +205,8 @@ class Batch:
         )
         for message_id in turn.consumed:
             self._row("c", instance=instance_id, id=message_id)
+        if turn.bury is not None:
+            self._row("d", instance=instance_id, reason=turn.bury)
         self._add_activities(turn)
         for event_id in turn.cancelled_timers:
             self._row("r", instance=instance_id, execution=execution_id, timer=event_id)

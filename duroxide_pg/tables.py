@@ -76,7 +76,7 @@ def _instances(tables: sa.MetaData) -> None:
         _time("created_at"),
         _time("updated_at"),
         _time("suspended_at", null=True),
-        _text("incarnation"),
+        _text("incarnation", default=""),
     )
     sa.Index(
         "instances_parent",
@@ -168,6 +168,20 @@ def _queues(tables: sa.MetaData) -> None:
         activities.c.id,
         postgresql_where=activities.c.session_id.is_not(None),
     )
+    letters = sa.Table(
+        "dead_letters",
+        tables,
+        _text("instance_id", key=True),
+        _identity(),
+        sa.Column("kind", sa.SmallInteger, nullable=False),
+        _text("work_item"),
+        _big("timer_execution_id", null=True),
+        _big("timer_id", null=True),
+        _int("attempt_count"),
+        _text("reason"),
+        _time("buried_at"),
+    )
+    sa.Index("dead_letters_by_age", letters.c.id)
     sa.Table("late_cancellations", tables, _text("instance_id", key=True), _big("id", key=True))
 
 

@@ -62,6 +62,7 @@ class MemoryProvider(MemoryAdmin):
             change_feed=True,
             next_due=True,
             heartbeats=True,
+            dead_letters=True,
         )
         self._turns = Wakeup(self._clock)
         self._activities = Wakeup(self._clock)

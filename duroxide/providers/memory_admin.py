@@ -8,6 +8,7 @@ from duroxide.clock import Clock
 from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide.providers.base import (
+    DeadLetter,
     DeleteResult,
     ExecutionInfo,
     InstanceFilter,
@@ -19,6 +20,7 @@ from duroxide.providers.base import (
     PruneOptions,
     PruneResult,
     QueueDepths,
+    Reopening,
     Suspension,
     SystemMetrics,
 )
@@ -36,6 +38,7 @@ class MemoryAdmin:
     _store: MemoryStore
     _clock: Clock
     _turns: Wakeup
+    _activities: Wakeup
     _changes: ChangeFeed
 
     async def list_instances(
@@ -114,6 +117,8 @@ class MemoryAdmin:
         store = self._store
         instance = store.instances.pop(instance_id)
         store.release(instance_id)
+        for letter in store.dead_letters(instance_id):
+            del store.letters[letter.letter_id]
         messages = len(store.messages.pop(instance_id, {}))
         for number, queued in tuple(store.activities.items()):
             if queued.activity.instance_id == instance_id:
@@ -191,6 +196,27 @@ class MemoryAdmin:
         self._changes.tell(answer)
         return answer
 
+    async def list_dead_letters(
+        self, *, instance_id: InstanceId | None = None, after: int = 0, limit: int = 100
+    ) -> Sequence[DeadLetter]:
+        letters = self._store.dead_letters(instance_id)
+        return [letter for letter in letters if letter.letter_id > after][:limit]
+
+    async def requeue(self, instance_id: InstanceId, reopening: Reopening | None = None) -> int:
+        count = self._store.requeue(instance_id, reopening, self._clock.now_ms())
+        if count < 0:
+            raise cannot_reopen(instance_id)
+        self._turns.notify()
+        self._activities.notify()
+        self._changes.tell([instance_id])
+        return count
+
+    async def discard_dead_letters(self, instance_id: InstanceId) -> int:
+        letters = self._store.dead_letters(instance_id)
+        for letter in letters:
+            del self._store.letters[letter.letter_id]
+        return len(letters)
+
     async def system_metrics(self) -> SystemMetrics:
         instances = self._store.instances.values()
         executions = [e for instance in instances for e in instance.executions.values()]
@@ -249,6 +275,13 @@ class MemoryAdmin:
         for session_id in orphans:
             del store.sessions[session_id]
         return len(orphans)
+
+
+def cannot_reopen(instance_id: InstanceId) -> ProviderError:
+    return _refusal(
+        "requeue",
+        f"instance {instance_id!r} can't be reopened: it has changed meanwhile; ask again",
+    )
 
 
 def _refusal(operation: str, message: str) -> ProviderError:

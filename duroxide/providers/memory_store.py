@@ -7,7 +7,7 @@ time as an argument and is atomic because nothing else runs meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from duroxide.ids import ActivityToken, EventId, ExecutionId, InstanceId, MessageId, TurnToken
 from duroxide.providers.base import (
@@ -19,6 +19,7 @@ from duroxide.providers.base import (
     CommitResult,
     CommitTurn,
     Cursor,
+    DeadLetter,
     EagerDispatch,
     Enqueue,
     FinishActivity,
@@ -28,6 +29,7 @@ from duroxide.providers.base import (
     Message,
     MessageKind,
     ReceivedMessage,
+    Reopening,
     SessionOwner,
     Suspension,
     TagSelection,
@@ -163,6 +165,7 @@ class MemoryStore:
         self.activities: dict[int, QueuedActivity] = {}
         self._leased: dict[ActivityToken, QueuedActivity] = {}  # live, expired or gone
         self.sessions: dict[str, Session] = {}
+        self.letters: dict[int, tuple[DeadLetter, Message]] = {}
 
     # Polling.
 
@@ -460,6 +463,8 @@ class MemoryStore:
             instance = self._begin(turn, now_ms)
         if instance is not None:
             self._write_state(instance, turn, now_ms)
+        if turn.bury is not None:
+            self._bury(turn, turn.bury, now_ms)
         for message_id in turn.consumed:
             self._drop_message(turn.instance_id, message_id)
         for queued in finished:
@@ -509,8 +514,9 @@ class MemoryStore:
             execution.status = turn.status
             execution.output = turn.output
             execution.completed_at_ms = now_ms
-            instance.key_values = instance.live_key_values()
-            instance.changed_key_values = {}
+            if turn.bury is None:  # else it may be reopened
+                instance.key_values = instance.live_key_values()
+                instance.changed_key_values = {}
 
     def _add_activities(self, turn: CommitTurn, now_ms: int) -> list[QueuedActivity]:
         added = []
@@ -603,6 +609,70 @@ class MemoryStore:
     def _number(self) -> int:
         self._last_number += 1
         return self._last_number
+
+    # Dead letters.
+
+    def _bury(self, turn: CommitTurn, reason: str, now_ms: int) -> None:
+        queue = self.messages.get(turn.instance_id, {})
+        for message_id in turn.consumed:
+            queued = queue.get(message_id)
+            if queued is not None:
+                letter = DeadLetter(
+                    letter_id=self._number(),
+                    instance_id=turn.instance_id,
+                    kind=queued.message.kind,
+                    body=queued.message.body,
+                    reason=reason,
+                    attempt_count=queued.attempt_count,
+                    buried_at_ms=now_ms,
+                )
+                self.letters[letter.letter_id] = (letter, queued.message)
+
+    def dead_letters(self, instance_id: InstanceId | None) -> list[DeadLetter]:
+        return [
+            letter
+            for letter, _ in self.letters.values()
+            if instance_id is None or letter.instance_id == instance_id
+        ]
+
+    def requeue(self, instance_id: InstanceId, reopening: Reopening | None, now_ms: int) -> int:
+        """How many letters were put back; -1: the instance can't be reopened like that."""
+        if reopening is not None and not self._reopen(instance_id, reopening, now_ms):
+            return -1
+        letters = self.dead_letters(instance_id)
+        for letter in letters:
+            _, message = self.letters.pop(letter.letter_id)
+            self._enqueue(replace(message, visible_at_ms=None), now_ms)
+        if reopening is not None:
+            for sent in reopening.messages:
+                self._enqueue(sent, now_ms)
+        return len(letters)
+
+    def _reopen(self, instance_id: InstanceId, reopening: Reopening, now_ms: int) -> bool:
+        instance = self.instances.get(instance_id)
+        if instance is None:
+            return False
+        current = instance.current
+        if (current.execution_id, len(current.events), current.status) != (
+            reopening.execution_id,
+            reopening.event_count,
+            ExecutionStatus.FAILED,
+        ):
+            return False
+        self.release(instance_id)
+        instance.updated_at_ms, instance.last_turn = now_ms, None
+        if reopening.keep_events:
+            del current.events[reopening.keep_events :]
+            current.status = ExecutionStatus.RUNNING
+            current.output = current.completed_at_ms = None
+        else:
+            del instance.executions[current.execution_id]
+            if not instance.executions:
+                del self.instances[instance_id]
+        for activity in reopening.activities:
+            queued = QueuedActivity(self._number(), activity, now_ms)
+            self.activities[queued.number] = queued
+        return True
 
     # When a waiting poll should look again.
 

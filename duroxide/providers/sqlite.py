@@ -136,6 +136,7 @@ class SqliteProvider(SqliteAdmin):
             change_feed=True,
             next_due=True,
             heartbeats=True,
+            dead_letters=True,
         )
 
     # Opening and closing.

@@ -12,6 +12,7 @@ from duroxide.clock import Clock
 from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide.providers.base import (
+    DeadLetter,
     DeleteResult,
     ExecutionInfo,
     InstanceFilter,
@@ -23,10 +24,11 @@ from duroxide.providers.base import (
     PruneOptions,
     PruneResult,
     QueueDepths,
+    Reopening,
     Suspension,
     SystemMetrics,
 )
-from duroxide.providers.memory_admin import DEFAULT_LIMIT
+from duroxide.providers.memory_admin import DEFAULT_LIMIT, cannot_reopen
 from duroxide.providers.paging import decode_cursor, encode_cursor
 from duroxide.providers.sqlite_store import SQL, SqliteStore, key_values_of, status_of
 from duroxide.providers.wakeup import ChangeFeed, Wakeup
@@ -50,6 +52,7 @@ class SqliteAdmin:
     _store: SqliteStore
     _clock: Clock
     _turns: Wakeup
+    _activities: Wakeup
     _changes: ChangeFeed
 
     async def _run(self, operation: str, work: Callable[[], T]) -> T:
@@ -169,7 +172,13 @@ class SqliteAdmin:
             one = (instance_id,)
             events = "select coalesce(sum(event_count), 0) from executions where instance_id = ?"
             counts.events += self._execute(events, one).fetchone()[0]
-            for table in ("history", "leases", "key_values", "key_value_changes"):
+            for table in (
+                "history",
+                "leases",
+                "key_values",
+                "key_value_changes",
+                "dead_letters",
+            ):
                 self._execute(f"delete from {table} where instance_id = ?", one)  # noqa: S608 - fixed names
             counts.queued += self._execute(
                 "delete from messages where instance_id = ?", one
@@ -276,6 +285,31 @@ class SqliteAdmin:
         self._turns.notify()
         self._changes.tell(answer)
         return answer
+
+    # Dead letters.
+
+    async def list_dead_letters(
+        self, *, instance_id: InstanceId | None = None, after: int = 0, limit: int = 100
+    ) -> Sequence[DeadLetter]:
+        return await self._run(
+            "list_dead_letters", lambda: self._store.dead_letters(instance_id, after, limit)
+        )
+
+    async def requeue(self, instance_id: InstanceId, reopening: Reopening | None = None) -> int:
+        count = await self._run(
+            "requeue", lambda: self._store.requeue(instance_id, reopening, self._clock.now_ms())
+        )
+        if count < 0:
+            raise cannot_reopen(instance_id)
+        self._turns.notify()
+        self._activities.notify()
+        self._changes.tell([instance_id])
+        return count
+
+    async def discard_dead_letters(self, instance_id: InstanceId) -> int:
+        return await self._run(
+            "discard_dead_letters", lambda: self._store.discard_letters(instance_id)
+        )
 
     # Measuring.
 

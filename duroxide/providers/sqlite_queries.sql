@@ -362,3 +362,54 @@ select
 from instances as i
 join executions as e on e.instance_id = i.instance_id and e.execution_id = i.execution_id
 where i.instance_id = :instance_id;
+
+-- name: bury
+insert into dead_letters (
+    instance_id, kind, body, timer_execution_id, timer_event_id, attempt_count, reason, buried_at_ms
+)
+select instance_id, kind, body, timer_execution_id, timer_event_id, attempt_count, :reason, :now
+from messages where message_id = :message_id and instance_id = :instance_id;
+
+-- name: dead_letters
+select letter_id, instance_id, kind, body, reason, attempt_count, buried_at_ms
+from dead_letters
+where (:instance_id is null or instance_id = :instance_id) and letter_id > :after
+order by letter_id
+limit :limit;
+
+-- name: requeue
+insert into messages (instance_id, kind, body, visible_at_ms, timer_execution_id, timer_event_id)
+select instance_id, kind, body, :now, timer_execution_id, timer_event_id
+from dead_letters where instance_id = :instance_id
+order by letter_id;
+
+-- name: discard_letters
+delete from dead_letters where instance_id = ?;
+
+-- name: cut_history
+delete from history where instance_id = ? and execution_id = ? and first_event_id > ?;
+
+-- name: kept_history
+select coalesce(max(last_event_id), 0), coalesce(sum(length(cast(events as blob))), 0)
+from history where instance_id = ? and execution_id = ?;
+
+-- name: reopen_execution
+update executions
+set status = 'Running', output = null, completed_at_ms = null,
+    event_count = :count, event_bytes = :bytes
+where instance_id = :instance_id and execution_id = :execution_id;
+
+-- name: drop_execution
+delete from executions where instance_id = ? and execution_id = ?;
+
+-- name: reopen_instance
+-- The current execution is the newest that is left; without any the instance never was.
+update instances
+set updated_at_ms = :now, last_turn = null,
+    execution_id = coalesce((
+        select max(e.execution_id) from executions as e where e.instance_id = :instance_id
+    ), 0)
+where instance_id = :instance_id;
+
+-- name: drop_unbegun
+delete from instances where instance_id = ? and execution_id = 0;

@@ -120,3 +120,17 @@ create table if not exists key_value_changes (
     updated_at_ms integer not null,
     primary key (instance_id, key)
 ) without rowid;
+
+-- Messages that were taken from the queue without having had their effect.
+create table if not exists dead_letters (
+    letter_id integer primary key autoincrement,
+    instance_id text not null,
+    kind integer not null,
+    body text not null,
+    timer_execution_id integer,
+    timer_event_id integer,
+    attempt_count integer not null,
+    reason text not null,
+    buried_at_ms integer not null
+);
+create index if not exists dead_letters_by_instance on dead_letters (instance_id, letter_id);

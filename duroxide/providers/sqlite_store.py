@@ -22,6 +22,7 @@ from duroxide.providers.base import (
     CommitResult,
     CommitTurn,
     Cursor,
+    DeadLetter,
     EagerDispatch,
     Enqueue,
     FinishActivity,
@@ -31,6 +32,7 @@ from duroxide.providers.base import (
     Message,
     MessageKind,
     ReceivedMessage,
+    Reopening,
     SessionOwner,
     Suspension,
     TagMode,
@@ -336,6 +338,8 @@ class SqliteStore:
             self._begin(turn, now_ms)
         if current is not None or turn.new_execution is not None:
             self._write_state(turn, fingerprint, now_ms)
+        if turn.bury is not None:
+            self._bury(turn, turn.bury, now_ms)
         self.connection.executemany(
             SQL["consume"], [(message_id, turn.instance_id) for message_id in turn.consumed]
         )
@@ -406,7 +410,8 @@ class SqliteStore:
         if turn.status is ExecutionStatus.RUNNING:
             return
         end = {**key, "status": turn.status.value, "output": turn.output, "now": now_ms}
-        if self._run("end_execution", end).rowcount:
+        is_over = turn.bury is None  # else it may be reopened
+        if self._run("end_execution", end).rowcount and is_over:
             self._run("merge_key_values_1", (turn.instance_id,))
             self._run("merge_key_values_2", {"instance_id": turn.instance_id})
             self._run("merge_key_values_3", (turn.instance_id,))
@@ -501,6 +506,72 @@ class SqliteStore:
         ]
         if rows:
             self.connection.executemany(SQL["enqueue"], rows)
+
+    # Dead letters.
+
+    def _bury(self, turn: CommitTurn, reason: str, now_ms: int) -> None:
+        for message_id in turn.consumed:
+            self._run(
+                "bury",
+                {
+                    "message_id": message_id,
+                    "instance_id": turn.instance_id,
+                    "reason": reason,
+                    "now": now_ms,
+                },
+            )
+
+    def dead_letters(
+        self, instance_id: InstanceId | None, after: int, limit: int
+    ) -> list[DeadLetter]:
+        parameters = {"instance_id": instance_id, "after": after, "limit": limit}
+        return [
+            DeadLetter(
+                letter_id=row[0],
+                instance_id=row[1],
+                kind=MessageKind(row[2]),
+                body=row[3],
+                reason=row[4],
+                attempt_count=row[5],
+                buried_at_ms=row[6],
+            )
+            for row in self._run("dead_letters", parameters)
+        ]
+
+    def requeue(self, instance_id: InstanceId, reopening: Reopening | None, now_ms: int) -> int:
+        """How many letters were put back; -1: the instance can't be reopened like that."""
+        if reopening is not None and not self._reopen(instance_id, reopening, now_ms):
+            return -1
+        self._run("requeue", {"instance_id": instance_id, "now": now_ms})
+        count = self.discard_letters(instance_id)
+        if reopening is not None:
+            self._enqueue(reopening.messages, now_ms)
+        return count
+
+    def discard_letters(self, instance_id: InstanceId) -> int:
+        return self._run("discard_letters", (instance_id,)).rowcount
+
+    def _reopen(self, instance_id: InstanceId, reopening: Reopening, now_ms: int) -> bool:
+        execution_id, keep = reopening.execution_id, reopening.keep_events
+        current = self._run("current", (instance_id,)).fetchone()
+        expected = (execution_id, ExecutionStatus.FAILED.value, reopening.event_count)
+        if current is None or (current[2], *current[5:7]) != expected:
+            return False
+        self._run("cut_history", (instance_id, execution_id, keep))
+        kept, size = self._run("kept_history", (instance_id, execution_id)).fetchone()
+        if kept != keep:
+            raise sqlite3.IntegrityError(f"no turn ends with event {keep}")
+        key = {"instance_id": instance_id, "execution_id": execution_id}
+        if keep:
+            self._run("reopen_execution", {**key, "count": kept, "bytes": size})
+        else:
+            self._run("drop_execution", (instance_id, execution_id))
+        self._run("end_lease", (instance_id,))
+        self._run("reopen_instance", {"instance_id": instance_id, "now": now_ms})
+        self._run("drop_unbegun", (instance_id,))
+        rows = [_activity_row(activity, now_ms, None, None) for activity in reopening.activities]
+        self.connection.executemany(SQL["add_activity"], rows)
+        return True
 
     def has_visible(self, instance_id: InstanceId, now_ms: int) -> bool:
         return self._run("has_visible", (instance_id, now_ms)).fetchone() is not None

@@ -53,6 +53,8 @@ def _other_texts(turn: CommitTurn) -> Iterator[tuple[str, str]]:
     if turn.new_execution is not None:
         yield "an orchestration name", turn.new_execution.name
         yield "an orchestration version", turn.new_execution.version
+    if turn.bury is not None:
+        yield "a reason", turn.bury
     if turn.output is not None:
         yield "an output", turn.output
     for activity in turn.activities:

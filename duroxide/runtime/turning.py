@@ -279,7 +279,7 @@ class TurnRunner:
         delay_ms = self._orphans.delay_ms(leased.instance_id)
         if delay_ms is None:
             self._observer.message_dropped(leased.instance_id, "no such instance")
-            return Decision(item=consume_item(leased))
+            return Decision(item=replace(consume_item(leased), bury="no such instance"))
         return Decision(item=hand_back(leased, delay_ms=delay_ms))
 
     def _poison(self, leased: LeasedTurn, inbox: Inbox | None) -> Decision:
@@ -295,13 +295,13 @@ class TurnRunner:
             now_ms=self._clock.now_ms(),
             limits=self._options.limits,
         )
+        reason = f"delivered {leased.attempt_count} times without effect"
         if end is None:
-            return Decision(item=consume_item(leased))
+            return Decision(item=replace(consume_item(leased), bury=reason))
         execution_id, result = end
         consumed = tuple(message.message_id for message in leased.messages)
-        return Decision(
-            item=turn_item(leased, result, execution_id=execution_id, consumed=consumed)
-        )
+        item = turn_item(leased, result, execution_id=execution_id, consumed=consumed)
+        return Decision(item=replace(item, bury=reason))
 
 
 def _parent(beginning: Beginning | OrchestrationStarted) -> tuple[InstanceId, ExecutionId] | None:

@@ -158,3 +158,27 @@ select * from {schema}.suspend_instances_v1(%(instance_ids)s, %(now)s);
 
 -- name: resume_instances
 select * from {schema}.resume_instances_v1(%(instance_ids)s);
+
+-- name: list_dead_letters
+-- Oldest first, from an id on.
+select d.id, d.instance_id, d.kind, d.work_item, d.reason, d.attempt_count,
+       floor(extract(epoch from d.buried_at) * 1000)::bigint
+  from {schema}.dead_letters as d
+ where (%(instance_id)s::text is null or d.instance_id = %(instance_id)s)
+   and d.id > %(after)s
+ order by d.id
+ limit %(limit)s;
+
+-- name: requeue
+-- Null: the instance can't be reopened like that.
+select {schema}.requeue_v1(
+    %(instance_id)s, %(execution)s, %(events)s, %(keep)s,
+    %(a_activity)s, %(a_body)s, %(a_tag)s, %(a_session)s,
+    %(m_instance)s, %(m_kind)s, %(m_body)s, %(m_visible)s, %(m_timer_execution)s, %(m_timer)s,
+    %(now)s);
+
+-- name: discard_dead_letters
+with gone as (
+    delete from {schema}.dead_letters as d where d.instance_id = %(instance_id)s returning 1
+)
+select count(*) from gone;

@@ -11,7 +11,7 @@ select * from {schema}.commit_v1(
     %(t_instance)s, %(t_nonce)s, %(t_execution)s, %(t_first)s, %(t_last)s, %(t_events)s, %(t_key)s,
     %(t_name)s, %(t_version)s, %(t_pin)s, %(t_parent)s, %(t_status)s, %(t_output)s, %(t_keep)s,
     %(t_custom_set)s, %(t_custom)s, %(t_projection)s,
-    %(c_instance)s, %(c_id)s,
+    %(c_instance)s, %(c_id)s, %(d_instance)s, %(d_reason)s,
     %(a_instance)s, %(a_execution)s, %(a_activity)s, %(a_body)s, %(a_tag)s, %(a_session)s,
     %(a_eager)s,
     %(n_instance)s, %(n_execution)s, %(n_activity)s,

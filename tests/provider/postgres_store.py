@@ -18,6 +18,7 @@ TABLES = [
     "history_log",
     "orchestrator_queue",
     "worker_queue",
+    "dead_letters",
     "late_cancellations",
     "instance_locks",
     "sessions",

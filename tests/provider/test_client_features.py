@@ -21,11 +21,12 @@ from duroxide import (
     Registry,
     RuntimeOptions,
     SqliteProvider,
+    SubOrchestrationError,
     activity,
     orchestration,
 )
 from duroxide.history import OrchestrationStarted
-from duroxide.providers.base import InstanceStatus, Provider, TurnPoll
+from duroxide.providers.base import InstanceStatus, MessageKind, Provider, TurnPoll
 from duroxide_pg.provider import PostgresProvider
 from tests.provider.postgres_store import empty, installed_dsn
 
@@ -219,3 +220,115 @@ class TestSuspending:
             await client.cancel("w", "no need")
             with pytest.raises(OrchestrationFailed, match="no need"):
                 await client.result("w")
+
+
+IMPATIENT = RuntimeOptions(
+    max_attempts=2,
+    unregistered_backoff_ms=(1, 1),
+    orphan_retention_ms=0,
+    drain_timeout_ms=0,
+    cancellation_grace_ms=0,
+)
+
+
+class TestDeadLetters:
+    async def test_what_nobody_could_begin_begins_once_the_code_is_there(
+        self, store: Provider, client: AsyncClient
+    ) -> None:
+        @orchestration
+        async def late(ctx: OrchestrationContext, word: str) -> str:
+            return word
+
+        async with AsyncRuntime(store, Registry(), IMPATIENT):
+            await client.start(late, "hello", instance_id="l")
+            assert (await client.wait("l")).status.value == "Failed"
+        assert [s.instance_id for s in (await client.poisoned()).instances] == ["l"]
+        page = await client.dead_letters()
+        (letter,) = page.letters
+        assert (letter.instance_id, letter.kind, page.next_cursor) == ("l", MessageKind.START, None)
+        assert "hello" in letter.body
+        assert letter.reason == "delivered 3 times without effect"
+        assert await client.requeue("l") == 1
+        assert await client.status("l") is None
+        async with AsyncRuntime(store, Registry().add(late)):
+            assert await client.result("l", late) == "hello"
+        assert (await client.dead_letters()).letters == ()
+        with pytest.raises(ClientError, match="'l' has ended, and not for want of a worker"):
+            await client.requeue("l")
+
+    async def test_a_wrong_deployment_is_undone_without_losing_anything(
+        self, store: Provider, client: AsyncClient
+    ) -> None:
+        gate = asyncio.Event()
+
+        @activity
+        async def slow() -> str:
+            await gate.wait()
+            return "done"
+
+        @orchestration
+        async def kid(ctx: OrchestrationContext) -> None:
+            await ctx.wait_event("never")
+
+        @orchestration(name="flow")
+        async def right(ctx: OrchestrationContext) -> list[str]:
+            mine = ctx.queue("words")
+            ctx.set_kv_value("words", "1")
+            words = [await mine.get()]
+            timer, work = ctx.sleep(timedelta(milliseconds=20)), ctx.call(slow)
+            child = ctx.call_child(kid, id="kid")
+            ctx.set_custom_status("open")
+            words.append(await mine.get())
+            try:
+                await child
+            except SubOrchestrationError:
+                words.append("kid cancelled")
+            await timer
+            words.append(await work)
+            return words
+
+        @orchestration(name="flow")
+        async def wrong(ctx: OrchestrationContext) -> str:
+            return await ctx.call(slow)
+
+        good, bad = Registry().add(right, slow, kid), Registry().add(wrong, slow, kid)
+        async with AsyncRuntime(store, good, RuntimeOptions(drain_timeout_ms=0)):
+            await client.start("flow", instance_id="f")
+            await client.enqueue("f", "words", "one")
+            await client.wait_until("f", lambda state: state.custom_status == "open")
+            await client.wait_until("kid", begun)
+        before = await client.history("f")
+        async with AsyncRuntime(store, bad, IMPATIENT):
+            await client.enqueue("f", "words", "two")
+            assert (await client.wait("f")).status.value == "Failed"
+            await client.wait("kid")
+        kept = len((await client.dead_letters("f")).letters)
+        assert await client.requeue("f") == kept >= 1
+        after = await client.history("f")
+        assert [event.kind for event in after[: len(before)]] == [event.kind for event in before]
+        assert not (await client.wait_until("f", begun)).status.is_terminal
+        gate.set()
+        async with AsyncRuntime(store, good):
+            result = await client.result("f", right)
+        assert result == ["one", "two", "kid cancelled", "done"]
+
+    async def test_messages_to_nobody_are_kept_until_somebody_is_there(
+        self, store: Provider, client: AsyncClient
+    ) -> None:
+        @orchestration
+        async def takes(ctx: OrchestrationContext) -> list[str]:
+            mine = ctx.queue("q")
+            return [await mine.get(), await mine.get()]
+
+        async with AsyncRuntime(store, Registry().add(takes), IMPATIENT):
+            await client.enqueue("t", "q", "early")
+            async with asyncio.timeout(10):
+                while not (await client.dead_letters("t")).letters:  # noqa: ASYNC110  # nobody tells
+                    await asyncio.sleep(0.01)
+            (letter,) = (await client.dead_letters()).letters
+            assert letter.reason == "no such instance"
+            await client.start(takes, instance_id="t")
+            await client.wait_until("t", begun)
+            assert await client.requeue("t") == 1
+            await client.enqueue("t", "q", "late")
+            assert await client.result("t", takes) == ["early", "late"]

@@ -222,6 +222,10 @@ def loses_custom_status_of_kept(
     return MemoryStore._commit_turn(self, item, now_ms, eager)
 
 
+def buries_nothing(self: MemoryStore, turn: CommitTurn, reason: str, now_ms: int) -> None:
+    pass
+
+
 def always_the_same_life(self: MemoryStore, turn: CommitTurn, now_ms: int) -> Any:
     instance = MemoryStore._begin(self, turn, now_ms)
     instance.incarnation = "same"
@@ -241,6 +245,7 @@ BROKEN: Mapping[str, type[Broken]] = {
     "CorruptionSuite": HidesCorruption,
     "CreationSuite": broken("CreatesOnEnqueue", _enqueue=creates_on_enqueue),
     "CustomStatusSuite": broken("LosesCustomStatus", _commit_turn=loses_custom_status),
+    "DeadLetterSuite": broken("BuriesNothing", _bury=buries_nothing),
     "DeletionSuite": DeletesAnything,
     "EagerDispatchSuite": broken("GivesTooMany", _dispatch=gives_too_many),
     "EquivalenceSuite": broken("SloppyShortCut", _commit_turn=loses_custom_status_of_kept),

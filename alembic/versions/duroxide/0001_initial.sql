@@ -25,7 +25,7 @@ create table {schema}.instances (
     created_at timestamptz not null,
     updated_at timestamptz not null,
     suspended_at timestamptz,
-    incarnation text not null
+    incarnation text not null default ''
 ) with (fillfactor = 60);
 create index instances_parent on {schema}.instances (parent_instance_id)
     where parent_instance_id is not null;
@@ -131,6 +131,22 @@ comment on column {schema}.worker_queue.tag_key is 'The tag; empty: untagged.';
 comment on column {schema}.worker_queue.attempt_count is
     'Deliveries, the current one included.';
 comment on column {schema}.worker_queue.heartbeat is 'The last word of a delivery, for the next one.';
+
+create table {schema}.dead_letters (
+    instance_id text not null,
+    id bigint generated always as identity,
+    kind smallint not null,
+    work_item text not null,
+    timer_execution_id bigint,
+    timer_id bigint,
+    attempt_count integer not null,
+    reason text not null,
+    buried_at timestamptz not null,
+    primary key (instance_id, id)
+);
+create index dead_letters_by_age on {schema}.dead_letters (id);
+comment on table {schema}.dead_letters is
+    'Messages that were taken from the queue without having had their effect; requeue_v1 puts them back.';
 
 create table {schema}.late_cancellations (
     instance_id text not null,
@@ -577,7 +593,8 @@ $$;
 -- sorted order (the caller sorts), instance_locks before instances before worker_queue, so that two
 -- batches can't wait for each other.
 --
--- Arrays of one letter are columns of the same rows: t turns, c consumed messages, a new activities,
+-- Arrays of one letter are columns of the same rows: t turns, c consumed messages, d turns whose consumed
+-- messages become dead letters, a new activities,
 -- n cancelled activities, f ended activities, m messages, r cancelled timers, k key-values, x abandoned turns,
 -- y abandoned activities. A turn's rows name it by its instance: one turn of an instance per batch.
 create function {schema}.commit_v1(
@@ -607,6 +624,8 @@ create function {schema}.commit_v1(
     t_projection text[],
     c_instance text[],
     c_id bigint[],
+    d_instance text[],
+    d_reason text[],
     a_instance text[],
     a_execution bigint[],
     a_activity bigint[],
@@ -766,6 +785,7 @@ begin
                    s.instance_id is not null as is_old,
                    s.current_execution_id < t.execution_id as supersedes,
                    t.status <> 'Running'
+                       and t.instance_id <> all (d_instance)  -- which may be reopened
                        and (s.status is distinct from t.status)
                        and (s.flags & 2 = 2 or cardinality(k_instance) > 0) as has_ended,
                    case
@@ -956,6 +976,18 @@ begin
              where t.name is not null;
         end if;
 
+        if cardinality(d_instance) > 0 then
+            insert into {schema}.dead_letters
+                   (instance_id, kind, work_item, timer_execution_id, timer_id, attempt_count, reason,
+                    buried_at)
+            select m.instance_id, m.kind, m.work_item, m.timer_execution_id, m.timer_id,
+                   m.attempt_count + 1, d.reason, v_ts
+              from unnest(d_instance, d_reason) as d (instance_id, reason)
+              join unnest(c_instance, c_id) as c (instance_id, id) on c.instance_id = d.instance_id
+              join {schema}.orchestrator_queue as m on m.instance_id = c.instance_id and m.id = c.id
+             where v_all or d.instance_id = any (v_ok)
+             order by m.instance_id, m.id;
+        end if;
         if cardinality(c_id) > 0 then
             delete from {schema}.orchestrator_queue as q
              where q.ctid = any (array(
@@ -2157,6 +2189,131 @@ begin
     return case when v_cancelled is null then 0 else 2 end;
 end;
 $$;
+-- Put the dead letters of an instance back on its queue, as never delivered, after having reopened it if
+-- p_execution is given: its history is cut after p_keep of its p_events events (0: as if that execution had
+-- never begun), and what its last turn gave up is put back. o_letters is null where it can't be reopened like
+-- that; nothing is changed then. Wakes workers when it commits.
+create function {schema}.requeue_v1(
+    p_instance text,
+    p_execution bigint,
+    p_events bigint,
+    p_keep bigint,
+    a_activity bigint[],
+    a_body text[],
+    a_tag text[],
+    a_session text[],
+    m_instance text[],
+    m_kind bigint[],
+    m_body text[],
+    m_visible bigint[],
+    m_timer_execution bigint[],
+    m_timer bigint[],
+    p_now bigint default null,
+    out o_letters bigint
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_ts constant timestamptz := coalesce(to_timestamp(p_now / 1000.0), clock_timestamp());
+begin
+    if p_execution is not null
+       and not {schema}._reopen_v1(p_instance, p_execution, p_events, p_keep, v_ts) then
+        return;
+    end if;
+    insert into {schema}.worker_queue
+           (instance_id, execution_id, activity_id, tag_key, session_id, work_item, visible_at,
+            created_at)
+    select p_instance, p_execution, a.activity_id, coalesce(a.tag, ''), a.session, a.body, v_ts, v_ts
+      from unnest(a_activity, a_body, a_tag, a_session) with ordinality
+           as a (activity_id, body, tag, session, ordinal)
+     order by a.ordinal;
+    with letter as materialized (
+        delete from {schema}.dead_letters as d where d.instance_id = p_instance returning d.*
+    )
+    insert into {schema}.orchestrator_queue
+           (instance_id, kind, work_item, visible_at, timer_execution_id, timer_id, created_at)
+    select l.instance_id, l.kind, l.work_item, v_ts, l.timer_execution_id, l.timer_id, v_ts
+      from letter as l
+     order by l.id;
+    get diagnostics o_letters = row_count;
+    insert into {schema}.orchestrator_queue
+           (instance_id, kind, work_item, visible_at, timer_execution_id, timer_id, created_at)
+    select m.instance_id, m.kind, m.body, coalesce(to_timestamp(m.visible / 1000.0), v_ts),
+           m.timer_execution, m.timer, v_ts
+      from unnest(m_instance, m_kind, m_body, m_visible, m_timer_execution, m_timer) with ordinality
+           as m (instance_id, kind, body, visible, timer_execution, timer, ordinal)
+     order by m.ordinal;
+    perform pg_notify('{channel}', 'turns');
+    perform pg_notify('{channel}', 'activities');
+end;
+$$;
+
+-- Whether the instance was reopened. Leases before instances, as everywhere.
+create function {schema}._reopen_v1(
+    p_instance text, p_execution bigint, p_events bigint, p_keep bigint, p_ts timestamptz
+) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_bytes bigint;
+begin
+    perform from {schema}.instance_locks as l where l.instance_id = p_instance for update;
+    perform from {schema}.instances as s
+      where s.instance_id = p_instance
+        and s.current_execution_id = p_execution
+        and s.status = 'Failed'
+        and s.next_event_id = p_events + 1
+        for update;
+    if not found or exists (
+        select from {schema}.history_log as h
+         where h.instance_id = p_instance
+           and h.execution_id = p_execution
+           and h.first_event_id <= p_keep
+           and h.last_event_id > p_keep
+    ) then
+        return false;
+    end if;
+    delete from {schema}.instance_locks as l where l.instance_id = p_instance;
+    delete from {schema}.history_log as h
+     where h.instance_id = p_instance and h.execution_id = p_execution and h.first_event_id > p_keep;
+    if p_keep > 0 then
+        select coalesce(sum(octet_length(h.events)), 0) into v_bytes
+          from {schema}.history_log as h
+         where h.instance_id = p_instance and h.execution_id = p_execution;
+        update {schema}.instances as s
+           set status = 'Running', output = null, completed_at = null, next_event_id = p_keep + 1,
+               last_commit = '', history_events = p_keep, history_bytes = v_bytes,
+               updated_at = p_ts
+         where s.instance_id = p_instance;
+        return true;
+    end if;
+    with before as (
+        delete from {schema}.executions_done as e
+         where e.instance_id = p_instance and e.execution_id = p_execution - 1
+        returning e.*
+    )
+    update {schema}.instances as s
+       set current_execution_id = b.execution_id, status = b.status, output = b.output,
+           pinned_version = b.pinned_version, started_at = b.started_at,
+           completed_at = b.completed_at, last_commit = '', updated_at = p_ts,
+           (next_event_id, history_events, history_bytes) = (
+               select coalesce(max(h.last_event_id), 0) + 1, coalesce(max(h.last_event_id), 0),
+                      coalesce(sum(octet_length(h.events)), 0)
+                 from {schema}.history_log as h
+                where h.instance_id = p_instance and h.execution_id = b.execution_id
+           )
+      from before as b
+     where s.instance_id = p_instance;
+    if not found then
+        delete from {schema}.instances as s where s.instance_id = p_instance;
+    end if;
+    return true;
+end;
+$$;
 -- Deleting and pruning, as sets. Deleting an instance makes its leases and messages void.
 
 -- Delete these instances, all or none. o_problem says why none: unknown, running and not forced, or a
@@ -2232,6 +2389,7 @@ begin
     delete from {schema}.worker_queue as q where q.instance_id = any (p_instances);
     get diagnostics v_rows = row_count;
     o_messages := o_messages + v_rows;
+    delete from {schema}.dead_letters as d where d.instance_id = any (p_instances);
     delete from {schema}.kv_store as k where k.instance_id = any (p_instances);
     delete from {schema}.kv_delta as k where k.instance_id = any (p_instances);
     delete from {schema}.instances as s where s.instance_id = any (p_instances);

@@ -36,6 +36,7 @@ from duroxide.testing.provider_suite.capabilities import (
 from duroxide.testing.provider_suite.catalogue import confirmed_by, confirms
 from duroxide.testing.provider_suite.corruption import CorruptionSuite
 from duroxide.testing.provider_suite.creation import CreationSuite
+from duroxide.testing.provider_suite.deadletters import DeadLetterSuite
 from duroxide.testing.provider_suite.driver import LEASE_MS, StoreDriver, SuiteBase
 from duroxide.testing.provider_suite.equivalence import EquivalenceSuite
 from duroxide.testing.provider_suite.executions import ExecutionSuite
@@ -62,6 +63,7 @@ class ProviderSuite(
     CorruptionSuite,
     CreationSuite,
     CustomStatusSuite,
+    DeadLetterSuite,
     DeletionSuite,
     EagerDispatchSuite,
     EquivalenceSuite,
@@ -98,6 +100,7 @@ __all__ = [
     "CorruptionSuite",
     "CreationSuite",
     "CustomStatusSuite",
+    "DeadLetterSuite",
     "DeletionSuite",
     "EagerDispatchSuite",
     "EquivalenceSuite",

@@ -25,7 +25,7 @@ create table {schema}.instances (
     created_at timestamptz not null,
     updated_at timestamptz not null,
     suspended_at timestamptz,
-    incarnation text not null
+    incarnation text not null default ''
 ) with (fillfactor = 60);
 create index instances_parent on {schema}.instances (parent_instance_id)
     where parent_instance_id is not null;
@@ -131,6 +131,22 @@ comment on column {schema}.worker_queue.tag_key is 'The tag; empty: untagged.';
 comment on column {schema}.worker_queue.attempt_count is
     'Deliveries, the current one included.';
 comment on column {schema}.worker_queue.heartbeat is 'The last word of a delivery, for the next one.';
+
+create table {schema}.dead_letters (
+    instance_id text not null,
+    id bigint generated always as identity,
+    kind smallint not null,
+    work_item text not null,
+    timer_execution_id bigint,
+    timer_id bigint,
+    attempt_count integer not null,
+    reason text not null,
+    buried_at timestamptz not null,
+    primary key (instance_id, id)
+);
+create index dead_letters_by_age on {schema}.dead_letters (id);
+comment on table {schema}.dead_letters is
+    'Messages that were taken from the queue without having had their effect; requeue_v1 puts them back.';
 
 create table {schema}.late_cancellations (
     instance_id text not null,

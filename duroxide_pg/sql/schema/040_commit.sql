@@ -10,7 +10,8 @@
 -- sorted order (the caller sorts), instance_locks before instances before worker_queue, so that two
 -- batches can't wait for each other.
 --
--- Arrays of one letter are columns of the same rows: t turns, c consumed messages, a new activities,
+-- Arrays of one letter are columns of the same rows: t turns, c consumed messages, d turns whose consumed
+-- messages become dead letters, a new activities,
 -- n cancelled activities, f ended activities, m messages, r cancelled timers, k key-values, x abandoned turns,
 -- y abandoned activities. A turn's rows name it by its instance: one turn of an instance per batch.
 create function {schema}.commit_v1(
@@ -40,6 +41,8 @@ create function {schema}.commit_v1(
     t_projection text[],
     c_instance text[],
     c_id bigint[],
+    d_instance text[],
+    d_reason text[],
     a_instance text[],
     a_execution bigint[],
     a_activity bigint[],
@@ -199,6 +202,7 @@ begin
                    s.instance_id is not null as is_old,
                    s.current_execution_id < t.execution_id as supersedes,
                    t.status <> 'Running'
+                       and t.instance_id <> all (d_instance)  -- which may be reopened
                        and (s.status is distinct from t.status)
                        and (s.flags & 2 = 2 or cardinality(k_instance) > 0) as has_ended,
                    case
@@ -389,6 +393,18 @@ begin
              where t.name is not null;
         end if;
 
+        if cardinality(d_instance) > 0 then
+            insert into {schema}.dead_letters
+                   (instance_id, kind, work_item, timer_execution_id, timer_id, attempt_count, reason,
+                    buried_at)
+            select m.instance_id, m.kind, m.work_item, m.timer_execution_id, m.timer_id,
+                   m.attempt_count + 1, d.reason, v_ts
+              from unnest(d_instance, d_reason) as d (instance_id, reason)
+              join unnest(c_instance, c_id) as c (instance_id, id) on c.instance_id = d.instance_id
+              join {schema}.orchestrator_queue as m on m.instance_id = c.instance_id and m.id = c.id
+             where v_all or d.instance_id = any (v_ok)
+             order by m.instance_id, m.id;
+        end if;
         if cardinality(c_id) > 0 then
             delete from {schema}.orchestrator_queue as q
              where q.ctid = any (array(

@@ -73,6 +73,7 @@ begin
     delete from {schema}.worker_queue as q where q.instance_id = any (p_instances);
     get diagnostics v_rows = row_count;
     o_messages := o_messages + v_rows;
+    delete from {schema}.dead_letters as d where d.instance_id = any (p_instances);
     delete from {schema}.kv_store as k where k.instance_id = any (p_instances);
     delete from {schema}.kv_delta as k where k.instance_id = any (p_instances);
     delete from {schema}.instances as s where s.instance_id = any (p_instances);

@@ -136,7 +136,7 @@ async def test_what_nobody_could_run_is_found_and_started_again(new_store: Any) 
             await client.start(fails, instance_id="failed")
             await client.wait("dead")
             await client.wait("failed")
-        page = await client.dead_letters()
+        page = await client.poisoned()
         assert [state.instance_id for state in page.instances] == ["dead"]
         with pytest.raises(InstanceExists):
             await client.start_again("dead", new_instance_id="failed")
