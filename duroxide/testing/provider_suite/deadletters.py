@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
@@ -176,7 +177,7 @@ class DeadLetterSuite(SuiteBase):
             output="input",
             messages=(chained,),
         )
-        second = {"execution_id": 2, "first_event_id": 1, "new": new_execution()}
+        second: dict[str, Any] = {"execution_id": 2, "first_event_id": 1, "new": new_execution()}
         await store.commit_turn(
             await store.lease("i1"), 2, **second, status=FAILED, output="why", bury="no code"
         )
@@ -192,17 +193,17 @@ class DeadLetterSuite(SuiteBase):
     async def test_what_has_changed_is_not_reopened(self, store: StoreDriver) -> None:
         letters = letters_of(store)
         await self.failed(store)
-        fits = {"execution_id": 1, "event_count": 3, "keep_events": 1}
-        for difference in ({"execution_id": 2}, {"event_count": 2}):
+        fits = Reopening(execution_id=1, event_count=3, keep_events=1)
+        for wrong in (replace(fits, execution_id=2), replace(fits, event_count=2)):
             with pytest.raises(ProviderError, match="'i1' can't be reopened"):
-                await letters.requeue("i1", Reopening(**{**fits, **difference}))
+                await letters.requeue("i1", wrong)
         with pytest.raises(ProviderError, match="'nobody' can't be reopened"):
-            await letters.requeue("nobody", Reopening(**fits))
+            await letters.requeue("nobody", fits)
         assert len(await letters.list_dead_letters()) == 1
         assert (await store.status("i1")).status is FAILED
-        assert await letters.requeue("i1", Reopening(**fits)) == 1
+        assert await letters.requeue("i1", fits) == 1
         with pytest.raises(ProviderError, match="'i1' can't be reopened"):
-            await letters.requeue("i1", Reopening(**fits))  # it runs already
+            await letters.requeue("i1", fits)  # it runs already
 
     async def test_an_execution_that_was_given_up_keeps_what_its_values_began_with(
         self, store: StoreDriver
