@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from duroxide.providers.base import (
     AbandonActivity,
@@ -59,8 +61,8 @@ FREE = {
 class Explained(PostgresProvider):
     """Collects the plan of everything that it runs."""
 
-    def __init__(self, dsn: str) -> None:
-        super().__init__(dsn)
+    def __init__(self, dsn: str, schema: str = migrate.DEFAULT_SCHEMA) -> None:
+        super().__init__(dsn, schema=schema)
         self.plans: list[dict[str, Any]] = []
 
     async def _connect(self, purpose: str) -> AsyncConnection[Any]:
@@ -70,6 +72,9 @@ class Explained(PostgresProvider):
             "auto_explain.log_min_duration": "0",
             "auto_explain.log_nested_statements": "on",
             "auto_explain.log_format": "json",
+            "auto_explain.log_analyze": "on",
+            "auto_explain.log_buffers": "on",
+            "auto_explain.log_timing": "off",
             "client_min_messages": "log",
         }.items():
             await connection.execute("select set_config(%s, %s, false)", [setting, value])
@@ -116,9 +121,9 @@ def commit_of(turn: LeasedTurn, **more: Any) -> CommitTurn:
     return CommitTurn(**{**fields, **more})
 
 
-async def exercise(provider: Explained) -> None:
+async def exercise(provider: Explained, name: str = "i") -> None:
     """Everything that runtimes ask for, in batches."""
-    await provider.commit([start(f"i{number}") for number in range(5)])
+    await provider.commit([start(f"{name}{number}") for number in range(5)])
     poll = await provider.poll_turns(
         worker="w",
         want=10,
@@ -190,7 +195,7 @@ async def exercise(provider: Explained) -> None:
         + [AbandonActivity(token=given_back.token)]
     )
     poll = await provider.poll_turns(
-        worker="w", want=10, lease_ms=5_000, held=[turns[0].token], known={"i0": Cursor(1, 1)}
+        worker="w", want=10, lease_ms=5_000, held=[turns[0].token], known={f"{name}0": Cursor(1, 1)}
     )
     results = await provider.commit(
         [
@@ -205,8 +210,8 @@ async def exercise(provider: Explained) -> None:
     )
     assert len(results) == 4
     assert all(result.ok for result in results)
-    await provider.read_status(["i0", "i1"])
-    await provider.read_history("i0")
+    await provider.read_status([f"{name}0", f"{name}1"])
+    await provider.read_history(f"{name}0")
 
 
 @pytest.mark.parametrize("statistics", ["none", "of empty tables", "fresh"])
@@ -230,3 +235,46 @@ async def test_hot_statements_probe_indexes(
         await provider.close()
     assert len(provider.plans) > 50
     assert unindexed(provider.plans) == set()
+
+
+def pages(plans: list[dict[str, Any]]) -> Counter[str]:
+    """Pages that each of our calls looked at, and everything below it, by the name of its function."""
+    found: Counter[str] = Counter()
+    for plan in plans:
+        called = re.match(r"(--[^\n]*\n|\s)*select \S+ from \S*?\.(\w+_v\d+)\(", plan["Query Text"])
+        if called is not None and not called[2].startswith("_"):
+            root = plan["Plan"]
+            found[called[2]] += root["Shared Hit Blocks"] + root["Shared Read Blocks"]
+    return found
+
+
+@pytest.mark.parametrize("backlog", [10_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+async def test_a_call_looks_at_no_more_pages_however_much_is_queued(
+    database: Database, backlog: int
+) -> None:
+    dsn = database.superuser_dsn
+    looked_at = {}
+    for schema in ("empty", "duroxide"):
+        migrate.upgrade(dsn, schema)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            if schema == "duroxide":
+                with psycopg.ClientCursor(connection) as cursor:
+                    cursor.execute(BACKLOG, {"n": backlog})
+            connection.execute("vacuum analyze")
+        provider = Explained(dsn, schema)
+        try:
+            await exercise(provider)
+            provider.plans.clear()  # the first calls of a session read the catalog as well
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                # What the first round gave back would come again in the second.
+                left = sql.SQL("delete from {} where instance_id like 'i%'")
+                connection.execute(left.format(sql.Identifier(schema, "worker_queue")))
+            await exercise(provider, "again")
+        finally:
+            await provider.close()
+        looked_at[schema] = pages(provider.plans)
+    empty, full = looked_at["empty"], looked_at["duroxide"]
+    assert set(empty) == {"poll_turns_v1", "commit_v1", "poll_activities_v1", "renew_v1"}
+    for call, count in full.items():
+        # An index of a million rows is two or three levels deeper than one of a few.
+        assert count < 2.5 * empty[call], (call, count, empty[call])
