@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.postgres import Database
-from tests.fixtures.workers import worker_process
+from tests.fixtures.workers import worker_process, worker_thread
 from tests.fixtures.workflows import Workflows, eventually
 
 
@@ -32,6 +33,7 @@ class Site:
 
     requests: list[Seen] = field(default_factory=list)
     port: int = 0
+    is_left: bool = False  # by a client that waited
 
     @property
     def url(self) -> str:
@@ -53,6 +55,12 @@ def handler_of(site: Site) -> type[BaseHTTPRequestHandler]:
                     self.reply(200, b"\x00\xff", "application/octet-stream")
                 case ["redirect"]:
                     self.reply(302, b"", "text/plain", location="/status/200")
+                case ["busy", *_] if len(site.requests) == 1:
+                    self.reply(429, b"later", "text/plain", retry_after="1")
+                case ["page"]:
+                    self.reply(200, b"<html>", "text/html")
+                case ["hang"]:
+                    site.is_left = self.rfile.read(1) == b""  # until the client goes
                 case ["slow"]:
                     threading.Event().wait(3)
                     self.reply(200, b"late", "text/plain")
@@ -64,7 +72,7 @@ def handler_of(site: Site) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             for name, value in headers.items():
-                self.send_header(name, value)
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             try:
                 self.wfile.write(body)
@@ -93,14 +101,12 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def http_worker(installed: Database, tmp_path: Path, site: Site) -> Iterator[None]:
-    with worker_process(
+def http_worker(installed: Database, site: Site) -> Iterator[None]:
+    with worker_thread(
         installed.dsn,
-        tmp_path / "worker.log",
         http_mode="allowlist",
-        http_allow=f"localhost:{site.port}",
-        http_private_allow="127.0.0.0/8 ::1/128",
-        shutdown_grace="0.5",
+        http_allow=(f"localhost:{site.port}",),
+        http_private_allow=("127.0.0.0/8", "::1/128"),
     ):
         yield
 
@@ -196,7 +202,7 @@ def test_a_request_has_one_time_limit(workflows: Workflows, site: Site) -> None:
     eventually(lambda: site.requests)
 
 
-@pytest.mark.usefixtures("worker")
+@pytest.mark.usefixtures("worker_here")
 def test_without_configuration_nothing_is_sent(workflows: Workflows, site: Site) -> None:
     error = workflows.fail(node(url=f"{site.url}/", method="GET"))
     assert error.startswith("Blocked: outbound HTTP requests are disabled.")
@@ -213,3 +219,68 @@ def test_a_name_of_this_machine_is_not_public(
         "Blocked: the resolved IP address for 'localhost' is in a restricted range."
     )
     assert site.requests == []
+
+
+@pytest.mark.usefixtures("http_worker")
+def test_json_goes_out_and_comes_back_as_json(workflows: Workflows, site: Site) -> None:
+    request = f'df.http(\'{site.url}/echo\', \'POST\', \'{{"t": "$r.t", "n": "$r.n"}}\')'
+    options = '{"body_mode": "json", "expect_json": true}'
+    result = workflows.finish(
+        "('select ''say \"hi\"'' as t, 1.5::float8 as n' |=> 'r') ~> "
+        f"df.http_options({request}, '{options}')"
+    )
+    assert result["json"] == {"a": 1}
+    [seen] = site.requests
+    assert seen.body == b'{"t":"say \\"hi\\"","n":1.5}'
+    assert seen.headers["content-type"] == "application/json"
+    page = f"df.http_options(df.http('{site.url}/page', 'GET'), '{options}')"
+    assert "returned what is not JSON" in workflows.fail(page)
+    missing = f"df.http_options(df.http('{site.url}/status/404', 'GET'), '{options}')"
+    assert workflows.finish(missing)["json"] is None
+
+
+@pytest.mark.usefixtures("http_worker")
+def test_a_retry_waits_for_as_long_as_the_other_side_asks(workflows: Workflows, site: Site) -> None:
+    began = time.monotonic()
+    options = '{"retry": {"attempts": 2, "backoff_ms": 1}}'
+    busy = f"df.http_options(df.http('{site.url}/busy', 'GET'), '{options}')"
+    assert workflows.finish(busy)["status"] == 200
+    assert len(site.requests) == 2
+    assert time.monotonic() - began >= 1
+
+
+@pytest.mark.usefixtures("http_worker")
+def test_cancelling_an_instance_closes_its_connection(workflows: Workflows, site: Site) -> None:
+    instance = workflows.start(f"df.http('{site.url}/hang', 'GET')")
+    eventually(lambda: site.requests, what="the request was sent")
+    workflows.one("select df.cancel(%s)", instance)
+    eventually(lambda: site.is_left, what="the connection was closed")
+    assert workflows.status(instance) == "cancelled"
+
+
+@pytest.mark.parametrize("told", [pytest.param("retry", marks=pytest.mark.long), "fail"])
+def test_a_worker_that_dies_over_a_request_sends_it_again_or_says_that_it_does_not_know(
+    workflows: Workflows, installed: Database, site: Site, tmp_path: Path, told: str
+) -> None:
+    options = {
+        "http_mode": "allowlist",
+        "http_roles": f"{workflows.connection.info.user}=localhost:{site.port}",
+        "http_private_allow": "127.0.0.0/8 ::1/128",
+        "activity_lease": "1.5",
+        "turn_lease": "1.5",
+        "poll_interval": "0.5",
+        "shutdown_grace": "0.1",
+    }
+    with worker_process(installed.dsn, tmp_path / "worker.log", **options) as process:
+        request = f"df.http('{site.url}/hang', 'POST')"
+        instance = workflows.start(f'df.http_options({request}, \'{{"on_ambiguous": "{told}"}}\')')
+        eventually(lambda: len(site.requests) == 1)
+        process.kill()
+        process.start()
+        if told == "retry":
+            eventually(lambda: len(site.requests) == 2)
+            assert len({seen.headers["idempotency-key"] for seen in site.requests}) == 1
+        else:
+            assert workflows.wait(instance) == "failed"
+            assert "outcome of attempt 1 is unknown" in workflows.error(instance)
+            assert len(site.requests) == 1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pg_durable.egress import Blocked, Policy, is_public, parse_url
+from pg_durable.egress import Blocked, Egress, Policy, is_public, parse_url
 
 PUBLIC = Policy.parse("public")
 LISTED = Policy.parse(
@@ -152,3 +152,27 @@ def test_a_refusal_says_what_is_not_allowed(mode: str, url: str, words: str) -> 
         policy.check_target(parse_url(url))
     assert str(caught.value).startswith(f"Blocked: {words}")
     assert "PG_DURABLE_HTTP_" in str(caught.value)
+
+
+def test_a_role_can_have_a_policy_of_its_own() -> None:
+    egress = Egress(default=LISTED).with_roles(
+        ["ann=api.ann.org", "ann=.anns.org", "bob=off", "eve=public"]
+    )
+    ann = egress.of("ann")
+    ann.check_target(parse_url("https://api.ann.org/"))
+    ann.check_target(parse_url("https://x.anns.org/"))
+    for role, url in [
+        ("ann", "https://api.example.com/"),
+        ("bob", "https://api.example.com/"),
+        ("other", "https://api.ann.org/"),
+    ]:
+        with pytest.raises(Blocked):
+            egress.of(role).check_target(parse_url(url))
+    egress.of("eve").check_target(parse_url("https://anywhere.org/"))
+    egress.of("other").check_target(parse_url("https://api.example.com/"))
+
+
+@pytest.mark.parametrize("word", ["ann", "=x.org", "ann=", "ann=http://x.org/path"])
+def test_a_policy_of_a_role_that_can_not_be_read_is_refused(word: str) -> None:
+    with pytest.raises(ValueError, match="http_"):
+        Egress().with_roles([word])
