@@ -16,6 +16,7 @@ BUILD = {
     "break(text)": "df.break('v')",
     "http(text,text,text,jsonb,integer)": "df.http('https://x.test')",
     "http_multipart(text,text,jsonb,jsonb,integer)": """df.http_multipart('https://x.test', parts => '[{"name": "a"}]')""",
+    "http_options(text,jsonb)": """df.http_options(df.http('https://x.test'), '{"expect_json": true}')""",
     "if(text,text,text)": "df.if('C', 'T', 'E')",
     "if_else_op(text,text)": "df.if_else_op(df.if_then_op('C', 'T'), 'E')",
     "if_rows(text,text,text)": "df.if_rows('n', 'T', 'E')",
