@@ -8,10 +8,10 @@ from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from duroxide.activity_context import ActivityContext
+from duroxide.definitions import ActivityDef, BoundActivity
 from duroxide.engine.futures import DurableFuture
 from duroxide.engine.journal import ScheduledFuture
 from duroxide.payload import JSON
-from duroxide.registry import ActivityDef, BoundActivity
 from duroxide.replaylog import ReplayLogger
 from duroxide.retry import RetryPolicy
 from duroxide.retrying import Schedule, call_with_retry

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
+from duroxide.definitions import OrchestrationDef
 from duroxide.engine.futures import DurableFuture
 from duroxide.payload import JSON
-from duroxide.registry import OrchestrationDef
 from duroxide.sdk_context import SdkMethods
 from duroxide.shapes import Orchestration0, Orchestration1, Orchestration2, Orchestration3
 from duroxide.signatures import encode_positional

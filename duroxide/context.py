@@ -9,6 +9,7 @@ from uuid import UUID
 
 from duroxide.calls import CallMethods
 from duroxide.children import ChildMethods
+from duroxide.definitions import OrchestrationDef, Style
 from duroxide.descriptors import ScheduledTask
 from duroxide.engine.combinators import Gather, Select, Shield, Winner
 from duroxide.engine.executor import Task, entered_executor
@@ -17,7 +18,6 @@ from duroxide.engine.journal import Journal
 from duroxide.engine.scopes import Scope, Timeout
 from duroxide.payload import JSON
 from duroxide.randomness import DurableRandom, uuid_from
-from duroxide.registry import OrchestrationDef, Style
 from duroxide.replaylog import ReplayLogger
 from duroxide.retry import milliseconds
 from duroxide.signatures import encode_positional

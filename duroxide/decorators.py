@@ -7,8 +7,7 @@ from concurrent.futures import Executor
 from datetime import timedelta
 from typing import ParamSpec, TypeVar, overload
 
-from duroxide.payload import JSON, Codec
-from duroxide.registry import (
+from duroxide.definitions import (
     DEFAULT_VERSION,
     ActivityDef,
     OrchestrationDef,
@@ -16,6 +15,7 @@ from duroxide.registry import (
     define_activity,
     define_orchestration,
 )
+from duroxide.payload import JSON, Codec
 from duroxide.retry import RetryPolicy, milliseconds
 
 P = ParamSpec("P")

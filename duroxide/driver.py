@@ -7,12 +7,12 @@ from collections.abc import Callable, Coroutine, Generator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from duroxide.definitions import OrchestrationDef, Style
 from duroxide.descriptors import Descriptor, ScheduledTask, json_or_text, retry_descriptor
 from duroxide.engine.combinators import Gather, Mapped, Select, Winner, settled
 from duroxide.engine.futures import DurableFuture, State
 from duroxide.engine.journal import Journal
 from duroxide.engine.locate import waiting_line
-from duroxide.registry import OrchestrationDef, Style
 from duroxide.retry import (
     ExponentialBackoff,
     FixedBackoff,

@@ -14,7 +14,7 @@ from duroxide.descriptors import ScheduledTask, json_text, retry_descriptor, typ
 from duroxide.engine.journal import Journal, ScheduledFuture
 
 if TYPE_CHECKING:
-    from duroxide.registry import OrchestrationDef
+    from duroxide.definitions import OrchestrationDef
 
 KV_SYSCALL = "__duroxide_syscall:get_kv_value"
 """The activity by which an orchestration reads another instance's key-values."""

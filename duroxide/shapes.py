@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from duroxide.activity_context import ActivityContext
     from duroxide.context import OrchestrationContext
-    from duroxide.registry import Style
+    from duroxide.definitions import Style
 
 A = TypeVar("A", contravariant=True)
 B = TypeVar("B", contravariant=True)

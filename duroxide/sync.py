@@ -11,17 +11,11 @@ from typing import Any, TypeVar, overload
 
 from duroxide.activity_context import ActivityContext
 from duroxide.client import AsyncClient, Signal
+from duroxide.definitions import DEFAULT_VERSION, Style, define_activity, define_orchestration
 from duroxide.errors import ClientError, InstanceNotFound, ProviderError, WaitTimeout
 from duroxide.portal import shared_portal
 from duroxide.providers import base
-from duroxide.registry import (
-    DEFAULT_VERSION,
-    RESERVED_PREFIX,
-    Registry,
-    Style,
-    define_activity,
-    define_orchestration,
-)
+from duroxide.registry import RESERVED_PREFIX, Registry
 from duroxide.results import (
     DeleteInstanceResult,
     Event,

@@ -11,13 +11,9 @@ from typing import Any, Literal
 import pytest
 
 from duroxide import OrchestrationContext, RegistrationError, activity, orchestration
+from duroxide.definitions import Style, define_activity, define_orchestration
 from duroxide.errors import CodecError
-from duroxide.registry import (
-    Registry,
-    Style,
-    define_activity,
-    define_orchestration,
-)
+from duroxide.registry import Registry
 
 
 async def native(ctx: OrchestrationContext, x: int) -> int:
