@@ -55,6 +55,7 @@ class SqliteFileAgrees(ProvidersAgree):
 
 
 class PostgresAgrees(ProvidersAgree):
+    redelivers_in_order = False
     dsn: str
 
     async def new_provider(self, clock: ManualClock) -> Provider:
