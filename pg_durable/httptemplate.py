@@ -13,7 +13,9 @@ from pg_durable.outcomes import NodeFailed
 from pg_durable.results import JsonValue, encode, parse
 from pg_durable.substitute import Bindings, substitute_raw, substitute_value
 
-_ONE_REFERENCE = re.compile(r"\$[A-Za-z_]\w*(\.[A-Za-z_]\w*)?\??|\{[A-Za-z_]\w*\}", re.ASCII)
+_ONE_REFERENCE = re.compile(
+    r"\$[A-Za-z_]\w*(\.[A-Za-z_]\w*)?\??|\$\{[A-Za-z_][\w.\[\]]*\??\}|\{[A-Za-z_]\w*\}", re.ASCII
+)
 
 RETRIED: frozenset[str | int] = frozenset({429, 502, 503, 504, "timeout", "connect"})
 

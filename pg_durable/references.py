@@ -24,6 +24,9 @@ MAX_EXPANDED_ROWS = 10_000
 # Columns of these types hold JSON numbers and booleans; every other value is inserted as text.
 _BARE_TYPES = frozenset({"boolean", "smallint", "integer", "bigint", "real", "double precision"})
 _TAILS = r"(?P<tail>\.\*|\.[A-Za-z_][A-Za-z0-9_]*\??|\?|(?![A-Za-z0-9_]))"
+# At least one step: `${name}` is a dollar sign before a variable.
+_PATH = r"(?P<path>(?:\.[A-Za-z_][A-Za-z0-9_]*|\[[0-9]{1,9}\])+)(?P<safe>\??)"
+_STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[([0-9]+)\]")
 
 
 class SubstitutionError(ValueError):
@@ -51,14 +54,24 @@ class Reference:
     text: str  # as written, for messages
     name: str
     tail: str  # "", "?", ".field", ".field?" or ".*"
+    path: tuple[str | int, ...] = ()  # of `${name.field[0]}`: members and positions, from 0
 
     @classmethod
     def of(cls, match: re.Match[str]) -> Reference:
-        return cls(text=match[0], name=match["name"], tail=match["tail"])
+        if match["name"] is not None:
+            return cls(text=match[0], name=match["name"], tail=match["tail"])
+        path = tuple(
+            step[1] if step[2] is None else int(step[2]) for step in _STEP.finditer(match["path"])
+        )
+        return cls(text=match[0], name=match["owner"], tail=match["safe"], path=path)
 
     @property
     def strict_text(self) -> str:
-        return self.text.removesuffix("?")
+        return (
+            f"${{{self.text[2:-1].removesuffix('?')}}}"
+            if self.path
+            else self.text.removesuffix("?")
+        )
 
     @property
     def null_safe(self) -> bool:
@@ -103,7 +116,9 @@ def finder(names: Iterable[str], *, escapes: bool = False) -> re.Pattern[str]:
     longest_first = sorted(names, key=lambda name: (-len(name), name))
     alternatives = "|".join(re.escape(name) for name in longest_first)
     escape = r"\\?" if escapes else ""
-    return re.compile(rf"{escape}\$(?P<name>{alternatives}){_TAILS}")
+    return re.compile(
+        rf"{escape}\$(?:(?P<name>{alternatives}){_TAILS}|\{{(?P<owner>{alternatives}){_PATH}\}})"
+    )
 
 
 def resolve(reference: Reference, results: Mapping[str, str]) -> Value:
@@ -126,10 +141,12 @@ def _resolve(reference: Reference, text: str) -> Value:
     except ValueError as error:
         if reference.tail == ".*":
             raise SubstitutionError(f"{reference.text} — invalid result JSON: {error}") from error
-        if reference.field is not None:
+        if reference.field is not None or reference.path:
             raise SubstitutionError(f"{reference.strict_text}: result is not valid JSON") from error
         return Document(text)
     rows = rows_of(document)
+    if reference.path:
+        return _at_path(reference, document, rows)
     if reference.tail == ".*":
         return _row_set(reference, document, rows)
     if reference.field is not None:
@@ -175,6 +192,44 @@ def _field(
         return _null(reference, f"{strict}: result has no field '{field}' (available: {available})")
     value = holder[field]
     return _null(reference, f"{strict} is NULL") if value is None else Scalar(value)
+
+
+def _at_path(reference: Reference, document: JsonValue, rows: list[JsonValue] | None) -> Value:
+    """What a path leads to. In a row set it begins at the first row, or with the number of a row."""
+    strict, path = reference.strict_text, reference.path
+    here = document
+    if rows is not None:
+        if isinstance(path[0], int):
+            here = rows
+        elif not rows:
+            return _null(reference, f"{strict} has no rows — query returned zero results")
+        else:
+            here = rows[0]
+    for step in path:
+        match here:
+            case dict() if isinstance(step, str) and step in here:
+                here = here[step]
+            case list() if isinstance(step, int) and step < len(here):
+                here = here[step]
+            case dict() if isinstance(step, str):
+                available = ", ".join(sorted(here))
+                return _null(
+                    reference, f"{strict}: there is no field '{step}' (available: {available})"
+                )
+            case list() if isinstance(step, int):
+                return _null(
+                    reference, f"{strict}: there is no [{step}], the array has {len(here)} elements"
+                )
+            case None:
+                return _null(reference, f"{strict}: there is NULL before {_worded(step)}")
+            case _:
+                kind = "object" if isinstance(step, str) else "array"
+                raise SubstitutionError(f"{strict}: {_worded(step)} needs a JSON {kind} before it")
+    return _null(reference, f"{strict} is NULL") if here is None else Scalar(here)
+
+
+def _worded(step: str | int) -> str:
+    return f"[{step}]" if isinstance(step, int) else f".{step}"
 
 
 def _null(reference: Reference, otherwise: str) -> Null:
@@ -276,6 +331,12 @@ def as_array(reference: Reference, results: Mapping[str, str]) -> str:
     No rows make an empty array. One row whose column holds an array makes that array. The array has
     the column's type; without one the server takes the type of what it is compared with.
     """
+    if reference.path:
+        match resolve(reference, results):
+            case Scalar(value=list() as found_items):
+                return _array(_items(found_items, ""))
+            case found:
+                return as_literal(found)
     text = results[reference.name]
     try:
         document = parse(text)

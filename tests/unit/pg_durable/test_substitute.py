@@ -190,3 +190,48 @@ def test_without_results_every_dollar_is_text() -> None:
 def test_a_text_above_the_limit_is_refused() -> None:
     with pytest.raises(SubstitutionError, match="max_query_bytes"):
         substitute_sql("select '{v}'", Bindings(variables={"v": "x" * 100}), max_bytes=50)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("select ${obj.data.k[1]}", "select 2"),
+        ("select ${obj.data.k}", "select '[1,2]'"),
+        ("select ${n.who}", "select 'Ann'"),
+        ("select ${batch[1].id}, ${batch.id}", "select 2, 1"),
+        ("select ${docs[1].v.a}, ${docs.v[0]}", "select 1, 1"),
+        ("select ${list[2]}", "select 3"),
+        ("select ${obj.data.gone?}, ${list[3]?}, ${obj.nothing.x?}", "select NULL, NULL, NULL"),
+        ("select '${obj.data.k[0]}', \"${n.who}\"", "select '1', \"Ann\""),
+        ("where id = any(${obj.data.k})", 'where id = any(\'{"1","2"}\')'),
+        ("select ${n}, ${unknown.x}, ${n.}", "select ${n}, ${unknown.x}, ${n.}"),
+        ("-- ${obj.gone}", "-- ${obj.gone}"),
+    ],
+)
+def test_a_path_in_braces_leads_into_a_document(template: str, expected: str) -> None:
+    assert sql(template) == expected
+
+
+def test_braces_with_a_variable_after_a_dollar_sign_stay_what_they_were() -> None:
+    assert raw("${price} ${obj.data.k[0]}", price="9") == "$9 1"
+
+
+@pytest.mark.parametrize(
+    ("reference", "complaint"),
+    [
+        ("${obj.data.gone}", "${obj.data.gone}: there is no field 'gone' (available: k)"),
+        ("${list[3]}", "${list[3]}: there is no [3], the array has 3 elements"),
+        ("${obj.nothing.x}", "${obj.nothing.x}: there is NULL before .x"),
+        ("${obj.nothing}", "${obj.nothing} is NULL"),
+        ("${obj.status.x}", "${obj.status.x}: .x needs a JSON object before it"),
+        ("${obj[0]?}", "${obj[0]}: [0] needs a JSON array before it"),
+        ("${empty.id}", "${empty.id} has no rows — query returned zero results"),
+        ("${batch[2].id}", "${batch[2].id}: there is no [2], the array has 2 elements"),
+        ("${plain.x}", "${plain.x}: result is not valid JSON"),
+    ],
+)
+def test_a_path_that_leads_nowhere_says_where_it_ended(reference: str, complaint: str) -> None:
+    with pytest.raises(SubstitutionError) as refused:
+        sql(f"select {reference}")
+    assert str(refused.value) == complaint
+    assert refused.value.reference == reference
