@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from duroxide import history
 from duroxide.engine.breadcrumbs import breadcrumb, terminal_reason
 from duroxide.engine.outbox import Outbox, fill
+from duroxide.engine.recorded import started_event
 from duroxide.engine.result import NewExecutionInfo, StartInfo, TurnResult
-from duroxide.engine.run import started_event
 from duroxide.failures import Failure
 from duroxide.history import Event, EventKind, OrchestrationStarted
 from duroxide.ids import EventId, ExecutionId, InstanceId

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, TypeAlias, cast
 
 from duroxide import history, work
-from duroxide.engine.breadcrumbs import TERMINAL, terminal_reason
+from duroxide.engine.breadcrumbs import terminal_reason
 from duroxide.engine.executor import STEPS_PER_RUN, Executor, Task
 from duroxide.engine.inbound import accept, answers_open_schedule, deliver
 from duroxide.engine.journal import Continuation, Journal, ScheduledFuture
@@ -19,8 +19,8 @@ from duroxide.engine.locate import waiting_line
 from duroxide.engine.matching import Difference, Mismatch, is_same, report
 from duroxide.engine.outbox import Outbox, fill
 from duroxide.engine.program import Program, failure_of
+from duroxide.engine.recorded import damaged, first_of, started_event, without_forced_end
 from duroxide.engine.result import (
-    DEFAULT_LIMITS,
     Ignored,
     IgnoreReason,
     NewExecutionInfo,
@@ -35,10 +35,8 @@ from duroxide.errors import (
     OrchestrationCancelled,
 )
 from duroxide.failures import cancellation
-from duroxide.history import Event, InboundKind, OrchestrationStarted
-from duroxide.limits import Limits
+from duroxide.history import Event, InboundKind
 from duroxide.state import ExecutionStatus, KeyValue
-from duroxide.version import ENGINE_MARK
 
 Guard: TypeAlias = Callable[[], AbstractContextManager[object]]
 """Entered around every stretch of user code; the runtime's refuses asyncio and the like."""
@@ -47,36 +45,6 @@ NO_KEY_VALUES: Mapping[str, KeyValue] = {}
 TERMINAL_KINDS: tuple[type[Any], ...] = cast("Any", history.Terminal).__args__
 _COMPLETIONS: tuple[type[Any], ...] = cast("Any", history.Completion).__args__
 _INBOUND: frozenset[type[Any]] = frozenset(cast("Any", InboundKind).__args__)
-
-
-def started_event(info: StartInfo, now_ms: int) -> Event:
-    """The first event of an execution."""
-    return Event(
-        event_id=1,
-        instance_id=info.instance_id,
-        execution_id=info.execution_id,
-        timestamp_ms=now_ms,
-        kind=OrchestrationStarted(
-            name=info.name,
-            version=info.version,
-            input=info.input,
-            parent_instance=info.parent_instance,
-            parent_id=info.parent_id,
-            parent_execution_id=info.parent_execution_id,
-            initial_custom_status=info.initial_custom_status,
-            engine=ENGINE_MARK,
-            seed=info.seed,
-            limits=_unusual(info.limits),
-        ),
-    )
-
-
-def _unusual(limits: Limits) -> dict[str, int] | None:
-    """The limits that differ from the defaults, which the engine mark stands for."""
-    if limits == DEFAULT_LIMITS:  # nearly always, and much cheaper than two dictionaries
-        return None
-    usual = DEFAULT_LIMITS.to_mapping()
-    return {k: v for k, v in limits.to_mapping().items() if v != usual[k]} or None
 
 
 class Run:
@@ -171,7 +139,7 @@ class Run:
         def attempt(capture: bool) -> Run:
             run = cls(
                 program,
-                _first(events),
+                first_of(events),
                 key_values=key_values,
                 prepared=prepared,
                 guard=guard,
@@ -430,7 +398,7 @@ class Run:
     # Replay: commands are compared with events.
 
     def _replay(self, whole: Sequence[Event]) -> None:
-        events = _without_forced_end(whole)
+        events = without_forced_end(whole)
         self._begin()
         index = self._match(events, 0)
         count, journal = len(events), self.journal
@@ -440,11 +408,11 @@ class Run:
             if type(kind) not in _INBOUND:
                 raise self._left_over(events, index)
             if event.event_id != index + 1:
-                raise _damaged(f"event {index + 1} has the number {event.event_id}", event)
+                raise damaged(f"event {index + 1} has the number {event.event_id}", event)
             if self.ended:
-                raise _damaged("an event follows the end of the execution", event)
+                raise damaged("an event follows the end of the execution", event)
             if isinstance(kind, _COMPLETIONS) and not answers_open_schedule(journal, kind):
-                raise _damaged("completion without open schedule", event)
+                raise damaged("completion without open schedule", event)
             journal.now_ms = event.timestamp_ms
             journal.last_id = index + 1
             self._react(cast("InboundKind", kind))
@@ -491,32 +459,3 @@ class Run:
         return NonDeterminismError(
             report(difference, line), None if recorded is None else recorded.event_id
         )
-
-
-def _first(events: Sequence[Event]) -> Event:
-    if not events:
-        raise NonDeterminismError("corrupted history: empty")
-    if not isinstance(events[0].kind, OrchestrationStarted):
-        raise NonDeterminismError(
-            "corrupted history: first event must be OrchestrationStarted", events[0].event_id
-        )
-    return events[0]
-
-
-def _without_forced_end(events: Sequence[Event]) -> Sequence[Event]:
-    """History without an end that the code had no part in: poison, lost storage, other code."""
-    last = events[-1].kind
-    if not isinstance(last, history.OrchestrationFailed) or not last.details.is_system:
-        return events
-    end = len(events) - 1
-    while str(getattr(events[end - 1].kind, "reason", "")).startswith(TERMINAL):
-        end -= 1
-    return events[:end]
-
-
-def _damaged(what: str, event: Event) -> NonDeterminismError:
-    return NonDeterminismError(
-        f"corrupted history of execution {event.execution_id}: event {event.event_id} "
-        f"({type(event.kind).__name__}): {what}",
-        event.event_id,
-    )
