@@ -8,40 +8,18 @@ In a generator orchestration they return descriptors that do nothing until they 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from duroxide.descriptors import ScheduledTask, json_text, retry_descriptor, typed_text
-from duroxide.engine.journal import Journal, ScheduledFuture
-
-if TYPE_CHECKING:
-    from duroxide.definitions import OrchestrationDef
+from duroxide.engine.journal import ScheduledFuture
+from duroxide.sdk_state import StateMethods
 
 KV_SYSCALL = "__duroxide_syscall:get_kv_value"
 """The activity by which an orchestration reads another instance's key-values."""
 
 
-class SdkMethods:
+class SdkMethods(StateMethods):
     """Mixed into `OrchestrationContext`."""
-
-    def __init__(self, info: Mapping[str, Any]) -> None:
-        self.instance_id: str = info.get("instanceId", "")
-        self.execution_id: int = info.get("executionId", 1)
-        self.orchestration_name: str = info.get("orchestrationName", "")
-        self.orchestration_version: str = info.get("orchestrationVersion", "")
-        self.prepared: object = None
-        self._journal: Journal | None = None
-        self._definition: OrchestrationDef[..., Any] | None = None
-
-    @property
-    def journal(self) -> Journal:
-        """The engine's side of this context.
-
-        Raises:
-            RuntimeError: the context was made by hand; there is no execution behind it.
-        """
-        if self._journal is None:
-            raise RuntimeError("this context was made by hand: there is no execution behind it")
-        return self._journal
 
     def _describe(self, **descriptor: Any) -> ScheduledTask:
         task = ScheduledTask(descriptor)
@@ -387,86 +365,3 @@ class SdkMethods:
     def race_typed(self, *tasks: Mapping[str, Any]) -> ScheduledTask:
         """`race`; the value is decoded alike."""
         return self._describe(type="select", tasks=list(tasks), _typed_race=True)
-
-    # At once, without yield or await; nothing on a context made by hand.
-
-    def set_custom_status(self, status: Any) -> None:
-        """Tell those who watch how far it is; `str(status)` is kept."""
-        if self._journal is not None:
-            self._journal.set_custom_status(str(status))
-
-    def reset_custom_status(self) -> None:
-        """Have no custom status."""
-        if self._journal is not None:
-            self._journal.set_custom_status(None)
-
-    def get_custom_status(self) -> str | None:
-        """The custom status as set last; None without one."""
-        return None if self._journal is None else self._journal.custom_status
-
-    def set_kv_value(self, key: Any, value: Any) -> None:
-        """Keep a value with the instance; `str()` of both is kept."""
-        if self._journal is not None:
-            self._journal.set_key_value(str(key), str(value))
-
-    def get_kv_value(self, key: str) -> str | None:
-        """The value of a key as this execution sees it; None if there is none."""
-        if self._journal is None:
-            return None
-        found = self._journal.key_values.get(key)
-        return None if found is None else found.value
-
-    def get_kv_all_values(self) -> dict[str, str]:
-        """All values, in key order."""
-        if self._journal is None:
-            return {}
-        return {k: v.value for k, v in sorted(self._journal.key_values.items())}
-
-    def get_kv_all_keys(self) -> list[str]:
-        """All keys, sorted."""
-        return [] if self._journal is None else sorted(self._journal.key_values)
-
-    def get_kv_length(self) -> int:
-        """How many keys there are."""
-        return 0 if self._journal is None else len(self._journal.key_values)
-
-    def clear_kv_value(self, key: str) -> None:
-        """Remove a key."""
-        if self._journal is not None:
-            self._journal.clear_key_value(key)
-
-    def clear_all_kv_values(self) -> None:
-        """Remove all keys."""
-        if self._journal is not None:
-            self._journal.clear_key_values()
-
-    def prune_kv_values_updated_before(self, cutoff_ms: int) -> int:
-        """Remove, in key order, what was last set before `cutoff_ms`; returns how many."""
-        if self._journal is None:
-            return 0
-        old = [
-            k for k, v in sorted(self._journal.key_values.items()) if v.updated_at_ms < cutoff_ms
-        ]
-        for key in old:
-            self._journal.clear_key_value(key)
-        return len(old)
-
-    def trace_info(self, message: str) -> None:
-        """Log, not in replay."""
-        self._trace("info", message)
-
-    def trace_warn(self, message: str) -> None:
-        """Log a warning, not in replay."""
-        self._trace("warning", message)
-
-    def trace_error(self, message: str) -> None:
-        """Log an error, not in replay."""
-        self._trace("error", message)
-
-    def trace_debug(self, message: str) -> None:
-        """Log for debugging, not in replay."""
-        self._trace("debug", message)
-
-    def _trace(self, level: str, message: str) -> None:
-        if self._journal is not None:
-            getattr(self.logger, level)("%s", message)  # type: ignore[attr-defined]
