@@ -32,6 +32,7 @@ from duroxide.providers.base import (
 from duroxide.registry import ActivityDef, Registry
 from duroxide.routing import message_of
 from duroxide.runtime.admission import Admission
+from duroxide.runtime.ahead import Ahead
 from duroxide.runtime.backoff import redelivery_delay_ms
 from duroxide.runtime.builtin import builtin_activities
 from duroxide.runtime.calls import call_activity, failure_of_activity, result_text
@@ -73,6 +74,7 @@ class Ended(Protocol):
 
 _UNKNOWN: Mapping[EventId, work.ActivityExecute] = {}
 
+LONGEST_WAIT_S = 1.0  # for a slot; then others may have what was leased ahead
 INTERRUPT_S = 1.0  # for code to end once it was cancelled
 
 
@@ -86,7 +88,8 @@ class _Delivery:
     text: str  # its input
     variables: contextvars.Context  # in which the code and its observers run
     task: asyncio.Task[Any] | None = None
-    began: float = 0.0  # by the loop's clock
+    began: float = 0.0  # to run or, before that, to wait; by the loop's clock
+    is_let_through: bool = False  # by the admission, which has to be told of its end
     is_concluded: bool = False
 
     def renewed(self, expires_at_ms: int) -> None:
@@ -135,8 +138,14 @@ class ActivityDispatcher:
         self._tell_ended = ended
         self._slots = Slots(options.activity_slots)
         self._admission = Admission(options.activity_slots)
+        self._ahead = Ahead(options.activity_slots, options.prefetch_ms / 1000)
+        self._waiting: dict[ActivityToken, _Delivery] = {}  # for a slot, in the order of arrival
+        self._look: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[Any]] = set()
-        self._in_hand: dict[ActivityToken, LeasedActivity] = {}
+        self._in_hand: dict[ActivityToken, LeasedActivity] = {}  # until they are recorded
+        self._nothing_in_hand = asyncio.Event()
+        self._nothing_in_hand.set()
+        self._slotted: set[ActivityToken] = set()  # until their code has ended
         self._stray: set[asyncio.Task[Any]] = set()
         self._is_draining = False
         self._is_stopped = False
@@ -188,6 +197,8 @@ class ActivityDispatcher:
         """
         for leased in activities:
             self._in_hand[leased.token] = leased
+            self._nothing_in_hand.clear()
+            self._slotted.add(leased.token)
             self._slots.take()
             self._sessions.began(leased)
             self._receive(leased, known.get(leased.activity_id))
@@ -207,16 +218,20 @@ class ActivityDispatcher:
     def begin_nothing_new(self) -> None:
         """From now on, hand back what a commit leases to this process."""
         self._is_draining = True
+        for delivery in tuple(self._waiting.values()):
+            self._hand_back_waiting(delivery)
 
     async def drain(self) -> None:
         """Take nothing new and wait until everything in hand has ended."""
         self.begin_nothing_new()
-        await self._slots.idle()
+        await self._nothing_in_hand.wait()
 
     async def stop(self) -> list[CommitItem]:
         """Cancel what still runs; returns what gives it back to the store."""
         self.begin_nothing_new()
         self._is_stopped = True
+        if self._look is not None:
+            self._look.cancel()
         running = tuple(self._running)
         for task in running:
             task.cancel()
@@ -237,8 +252,21 @@ class ActivityDispatcher:
         self._leases.release(token)
         leased = self._in_hand.pop(token, None)
         if leased is not None:
-            self._slots.give()
+            self._free_slot(token)
             self._sessions.ended(leased)
+        if not self._in_hand:
+            self._nothing_in_hand.set()
+
+    def _free_slot(self, token: ActivityToken) -> None:
+        if token in self._slotted:
+            self._slotted.remove(token)
+            self._slots.give()
+
+    def _leave_gate(self, delivery: _Delivery) -> None:
+        if delivery.is_let_through:
+            delivery.is_let_through = False
+            definition = delivery.definition
+            self._admission.leave(definition.name, definition.max_concurrency)
 
     # One activity.
 
@@ -263,7 +291,35 @@ class ActivityDispatcher:
         self._leases.hold(
             leased.token, leased.expires_at_ms, lambda: self._lose(delivery), delivery.renewed
         )
-        return self._admission.enter(name, definition.max_concurrency, lambda: self._run(delivery))
+        self._waiting[leased.token] = delivery
+        self._admission.enter(name, definition.max_concurrency, lambda: self._run(delivery))
+        if leased.token in self._waiting:
+            delivery.began = asyncio.get_running_loop().time()
+            self._look_soon()
+        return None
+
+    def _look_soon(self) -> None:
+        if self._look is None:
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(LONGEST_WAIT_S / 2, self._look_at_waiting)
+
+    def _look_at_waiting(self) -> None:
+        """Give back what has waited for too long: another worker may have a free slot."""
+        self._look = None
+        now = asyncio.get_running_loop().time()
+        late = [d for d in self._waiting.values() if now - d.began >= LONGEST_WAIT_S]
+        for delivery in late:
+            self._ahead.waited(now - delivery.began)
+            self._hand_back_waiting(delivery)
+        self._slots.ahead = self._ahead.count
+        if self._waiting:
+            self._look_soon()
+
+    def _hand_back_waiting(self, delivery: _Delivery) -> None:
+        delivery.is_concluded = True  # its turn will come, and nothing will happen then
+        del self._waiting[delivery.leased.token]
+        name = delivery.definition.name
+        self._beside(delivery.leased, self._hand_back(delivery.leased, name))
 
     def _beside(self, leased: LeasedActivity, ending: Coroutine[Any, Any, None]) -> None:
         """End an activity in hand by something that has to wait."""
@@ -279,14 +335,17 @@ class ActivityDispatcher:
         """It has been let through: begin, unless it came too late."""
         leased, definition = delivery.leased, delivery.definition
         loop = asyncio.get_running_loop()
-        if self._is_draining:
-            delivery.is_concluded = True
-            self._admission.leave(definition.name, definition.max_concurrency)
-            return self._beside(leased, self._hand_back(leased, definition.name))
+        delivery.is_let_through = True
+        if delivery.is_concluded or self._is_draining:
+            loop.call_soon(self._leave_gate, delivery)  # not within another's end
+            if not delivery.is_concluded:
+                self._hand_back_waiting(delivery)
+            return
+        del self._waiting[leased.token]
         delivery.began = loop.time()
         if delivery.context.is_cancelled():
-            loop.call_soon(self._conclude, delivery, "lost", None)  # not within another's end
-            return None
+            loop.call_soon(self._conclude, delivery, "lost", None)
+            return
         if self._hears_beginnings:
             record = _record_of(leased, definition.name, "started", 0.0)
             delivery.variables.run(self._observer.activity_started, record)
@@ -295,7 +354,6 @@ class ActivityDispatcher:
         delivery.task = loop.create_task(call, name=name, context=delivery.variables)
         self._running.add(delivery.task)
         delivery.task.add_done_callback(lambda task: self._called(delivery, task))
-        return None
 
     def _lose(self, delivery: _Delivery) -> None:
         """Nobody waits for it any more: say so, and interrupt it after the grace period."""
@@ -324,6 +382,11 @@ class ActivityDispatcher:
     def _called(self, delivery: _Delivery, task: asyncio.Task[Any]) -> None:
         """The code has ended, one way or another."""
         self._running.discard(task)
+        self._free_slot(delivery.leased.token)  # while its completion is written, others run
+        self._leave_gate(delivery)
+        seconds = task.get_loop().time() - delivery.began
+        self._ahead.ended(seconds)
+        self._slots.ahead = self._ahead.count
         if self._is_stopped or delivery.is_concluded:
             if not task.cancelled():
                 task.exception()  # seen: nobody asks for it
@@ -336,7 +399,6 @@ class ActivityDispatcher:
             return self._conclude(delivery, outcome, None, message)
         self._heartbeats.forget(delivery.leased.token)
         self._leases.ending(delivery.leased.token)
-        seconds = task.get_loop().time() - delivery.began
 
         def recorded(is_recorded: bool) -> None:
             if is_recorded:
@@ -375,15 +437,14 @@ class ActivityDispatcher:
             message: what the code returned if it recorded its completion itself.
         """
         delivery.is_concluded = True
-        definition = delivery.definition
-        self._admission.leave(definition.name, definition.max_concurrency)
+        self._leave_gate(delivery)
         seconds = recorded_s
         if seconds is None:
             seconds = asyncio.get_running_loop().time() - delivery.began
         delivery.variables.run(
             self._ended,
             delivery.leased,
-            definition.name,
+            delivery.definition.name,
             outcome,
             seconds,
             is_recorded=recorded_s is not None,

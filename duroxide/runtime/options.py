@@ -54,6 +54,9 @@ class RuntimeOptions:
     cache_size: int = field(default=1_000, kw_only=True)  # live executions kept between turns
     orphan_retention_ms: int = field(default=300_000, kw_only=True)
     cancellation_grace_ms: int = field(default=10_000, kw_only=True)
+    prefetch_ms: int = field(
+        default=50, kw_only=True
+    )  # short activities wait here so long; 0: none
     drain_timeout_ms: int = field(default=30_000, kw_only=True)
     session_cleanup_interval_ms: int = field(default=300_000, kw_only=True)
     worker_threads: int | None = field(default=None, kw_only=True)  # for `def` activities
@@ -80,8 +83,9 @@ class RuntimeOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.slow_turn_ms < 0:
-            raise ValueError(f"slow_turn_ms must be at least 0, not {self.slow_turn_ms}")
+        for name in ("slow_turn_ms", "prefetch_ms"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not isinstance(self.worker_tag_filter, TagSelection):
             parse_tag_filter(self.worker_tag_filter)
 

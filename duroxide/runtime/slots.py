@@ -16,13 +16,14 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self.ahead = 0  # how many more may be taken, to wait for those that run
         self._taken = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     @property
     def free(self) -> int:
-        return max(self.count - self._taken, 0)
+        return max(self.count + self.ahead - self._taken, 0)
 
     def take(self) -> None:
         """Something begins that is not a task of these slots; `give` ends it."""
