@@ -1,4 +1,4 @@
-"""Two worker processes on one SQLite file, one of which stands still for longer than its leases."""
+"""Worker processes on one store: one stands still for longer than its leases, others come and go."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from duroxide import AsyncClient, SqliteProvider, history
-from tests.simulation.worker_process import LEASE_MS, STEPS, line, wide
+import pytest
+
+from duroxide import AsyncClient, history
+from duroxide_pg import migrate
+from tests.fixtures.postgres import Database
+from tests.simulation.worker_process import LEASE_MS, STEPS, line, open_store, wide
 
 WAIT = timedelta(seconds=60)
 
 
 @asynccontextmanager
-async def worker(store: Path, ledger: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def worker(store: str, ledger: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "tests.simulation.worker_process",
-        str(store),
+        store,
         env={**os.environ, "LEDGER": str(ledger)},
         stdout=asyncio.subprocess.PIPE,
     )
@@ -60,11 +64,22 @@ async def start_all(client: AsyncClient, count: int) -> list[str]:
     return [await client.start((line, wide)[n % 2], STEPS) for n in range(count)]
 
 
+@pytest.fixture
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a store is that several processes share."""
+    if request.param == "sqlite":
+        return str(tmp_path / "store.db")
+    database: Database = request.getfixturevalue("database")
+    migrate.upgrade(database.dsn)
+    return database.dsn
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
 async def test_a_process_that_stood_still_beyond_its_leases_records_nothing_twice(
-    tmp_path: Path,
+    store: str, tmp_path: Path
 ) -> None:
-    store, ledger = tmp_path / "store.db", tmp_path / "ledger"
-    provider = SqliteProvider.open(str(store))
+    ledger = tmp_path / "ledger"
+    provider = open_store(store)
     async with (
         AsyncClient(provider) as client,
         worker(store, ledger) as stopped,
@@ -76,15 +91,20 @@ async def test_a_process_that_stood_still_beyond_its_leases_records_nothing_twic
         await asyncio.sleep(LEASE_MS * 2.5 / 1000)  # what is tested is that time passes
         stopped.send_signal(signal.SIGCONT)
         results = [await client.result(instance, timeout=WAIT) for instance in ids]
-        assert results == [STEPS] * len(ids)
+        assert results == [STEPS] * len(ids), "no instance is lost"
         for instance in ids:
             assert has_each_step_once(list(await client.history(instance))), instance
     await provider.close()
 
 
-async def test_processes_that_drain_under_load_repeat_no_activity(tmp_path: Path) -> None:
-    store, ledger = tmp_path / "store.db", tmp_path / "ledger"
-    provider = SqliteProvider.open(str(store))
+@pytest.mark.parametrize(
+    "store", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True
+)
+async def test_processes_that_drain_under_load_repeat_no_activity(
+    store: str, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    provider = open_store(store)
     async with AsyncClient(provider) as client:
         ids = await start_all(client, 40)
         for round_ in range(1, 4):

@@ -1,4 +1,7 @@
-"""A worker in a process of its own, on a SQLite file; it appends a line for each step that it takes."""
+"""A worker in a process of its own, on a SQLite file or a PostgreSQL database.
+
+It appends a line to a ledger for each step that it takes.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from duroxide import (
     orchestration,
 )
 from duroxide.activity_context import ActivityContext
+from duroxide_pg import PostgresProvider
 
 LEASE_MS = 1_000
 STEPS = 12
@@ -46,8 +50,15 @@ async def wide(ctx: OrchestrationContext, width: int) -> int:
     return len(await ctx.gather(*(ctx.call(step, number) for number in range(width))))
 
 
-async def main(path: str) -> None:
-    provider = SqliteProvider.open(path)
+def open_store(where: str) -> SqliteProvider | PostgresProvider:
+    """A path, or a URL of PostgreSQL."""
+    if where.startswith("postgresql:"):
+        return PostgresProvider(where)
+    return SqliteProvider.open(where)
+
+
+async def main(where: str) -> None:
+    provider = open_store(where)
     options = RuntimeOptions(
         orchestrator_lock_timeout_ms=LEASE_MS, worker_lock_timeout_ms=LEASE_MS, worker_concurrency=8
     )
