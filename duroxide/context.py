@@ -89,7 +89,7 @@ class OrchestrationContext(CallMethods, ChildMethods):
 
     @property
     def history_size_bytes(self) -> int:
-        """What they count against the limit."""
+        """What they count against `Limits.history_bytes`."""
         return self.journal.history_bytes
 
     def should_continue_as_new(self) -> bool:
@@ -144,11 +144,18 @@ class OrchestrationContext(CallMethods, ChildMethods):
 
         True in executions that reach this call for the first time live, which is recorded once; false
         in those that went past it before it existed. It stays the same within an execution.
+
+        Args:
+            patch_id: any name that this orchestration has not used before, for as long as histories with
+                it may be replayed.
         """
         return self.journal.patched(patch_id)
 
     def project(self, text: str) -> None:
-        """Hand a text to the store's commit hook in the transaction of this turn; not in replay."""
+        """Hand a text to the store's commit hook in the transaction of this turn; not in replay.
+
+        For stores with a commit hook (`Capabilities.commit_hook`); others drop it.
+        """
         self.journal.project(text)
 
     # Time.
@@ -211,7 +218,14 @@ class OrchestrationContext(CallMethods, ChildMethods):
         """The next event of that name that a client raises.
 
         Args:
+            data_type: the data is read as this.
             buffered: also take one that was raised before this call and that nobody took.
+
+        Raises (when awaited):
+            CodecError: the data is none of that type.
+
+        Raises (at once):
+            LimitExceeded: the name or the history is too long.
         """
         return self.journal.external_event(
             name, lambda text: JSON.decode(text, data_type), buffered=buffered
@@ -224,7 +238,11 @@ class OrchestrationContext(CallMethods, ChildMethods):
     def queue(self, name: str, data_type: Any = Any) -> Queue[Any]: ...
 
     def queue(self, name: str, data_type: Any = Any) -> Queue[Any]:
-        """The mailbox of that name: `await q.get()`, or `async for message in q`."""
+        """The mailbox of that name: `await q.get()`, or `async for message in q`.
+
+        Args:
+            data_type: messages are read as this; one that is none of it raises CodecError when awaited.
+        """
         return Queue(self.journal, name, lambda text: JSON.decode(text, data_type))
 
     # Together.
@@ -283,7 +301,7 @@ class OrchestrationContext(CallMethods, ChildMethods):
         return Scope(self.journal)
 
     def run(self, steps: Generator[Any, Any, T]) -> DurableFuture[T]:
-        """Run a helper that is written as a generator."""
+        """Run a helper that is written as a generator: what it yields is scheduled, its return value awaited."""
         from duroxide.driver import drive
 
         return cast("Task[T]", self.journal.executor.spawn(drive(self, steps)))

@@ -35,7 +35,11 @@ class StateMethods:
         return self._journal
 
     def set_custom_status(self, status: Any) -> None:
-        """Tell those who watch how far it is; `str(status)` is kept."""
+        """Tell those who watch how far it is; `str(status)` is kept, one event.
+
+        Raises:
+            LimitExceeded: it is longer than `Limits.custom_status_bytes`.
+        """
         if self._journal is not None:
             self._journal.set_custom_status(str(status))
 
@@ -49,7 +53,11 @@ class StateMethods:
         return None if self._journal is None else self._journal.custom_status
 
     def set_kv_value(self, key: Any, value: Any) -> None:
-        """Keep a value with the instance; `str()` of both is kept."""
+        """Keep a value with the instance, through all its executions; `str()` of both is kept, one event.
+
+        Raises:
+            LimitExceeded: the value is longer than `Limits.kv_value_bytes`, or the key is one too many.
+        """
         if self._journal is not None:
             self._journal.set_key_value(str(key), str(value))
 
@@ -75,17 +83,21 @@ class StateMethods:
         return 0 if self._journal is None else len(self._journal.key_values)
 
     def clear_kv_value(self, key: str) -> None:
-        """Remove a key."""
+        """Remove a key; one event, also if there is no such key."""
         if self._journal is not None:
             self._journal.clear_key_value(key)
 
     def clear_all_kv_values(self) -> None:
-        """Remove all keys."""
+        """Remove all keys; one event."""
         if self._journal is not None:
             self._journal.clear_key_values()
 
     def prune_kv_values_updated_before(self, cutoff_ms: int) -> int:
-        """Remove, in key order, what was last set before `cutoff_ms`; returns how many."""
+        """Remove, in key order, what was last set before `cutoff_ms`; returns how many.
+
+        Args:
+            cutoff_ms: Unix milliseconds; a value's time is that of the event which the code reacted to.
+        """
         if self._journal is None:
             return 0
         old = [

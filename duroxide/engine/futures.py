@@ -49,6 +49,7 @@ class DurableFuture(Generic[T]):
         return self._state is not _PENDING
 
     def cancelled(self) -> bool:
+        """It was given up."""
         return self._state is State.CANCELLED
 
     def result(self) -> T:
