@@ -8,34 +8,39 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from duroxide import work
-from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, FinishedAs, LeaseLost
+from duroxide.activity_context import FinishedAs
 from duroxide.codec import decode_work
 from duroxide.errors import CodecError
 from duroxide.failures import Failure, PoisonedActivity, PoisonFailure, activity_failure
 from duroxide.ids import ActivityToken, EventId
-from duroxide.payload import JSON
 from duroxide.providers.base import (
     AbandonActivity,
     CommitCode,
     CommitItem,
     CommitTurn,
     EagerDispatch,
-    FinishActivity,
     LeasedActivity,
     Provider,
     TagMode,
 )
-from duroxide.registry import ActivityDef, Registry
-from duroxide.routing import message_of
+from duroxide.registry import Registry
 from duroxide.runtime.admission import Admission
 from duroxide.runtime.ahead import Ahead
 from duroxide.runtime.backoff import redelivery_delay_ms
 from duroxide.runtime.builtin import builtin_activities
-from duroxide.runtime.calls import call_activity, failure_of_activity, result_text
+from duroxide.runtime.calls import call_activity
+from duroxide.runtime.deliveries import (
+    Completion,
+    Delivery,
+    context_of,
+    failed,
+    finish_item,
+    outcome_of,
+    record_of,
+)
 from duroxide.runtime.flusher import Flusher
 from duroxide.runtime.heartbeats import Heartbeats
 from duroxide.runtime.leases import Leases
@@ -44,11 +49,9 @@ from duroxide.runtime.poller import Poller
 from duroxide.runtime.sessions import SessionKeeper
 from duroxide.runtime.slots import Slots
 from duroxide.runtime.storeclock import StoreClock
-from duroxide.runtime.telemetry import ActivityRecord, Observer
+from duroxide.runtime.telemetry import Observer
 
 logger = logging.getLogger("duroxide.runtime")
-
-Completion: TypeAlias = work.ActivityCompletion | work.ActivityFailure
 
 
 class Deliver(Protocol):
@@ -76,24 +79,6 @@ _UNKNOWN: Mapping[EventId, work.ActivityExecute] = {}
 
 LONGEST_WAIT_S = 1.0  # for a slot; then others may have what was leased ahead
 INTERRUPT_S = 1.0  # for code to end once it was cancelled
-
-
-@dataclass(slots=True, eq=False)
-class _Delivery:
-    """An activity in hand that this process can run."""
-
-    leased: LeasedActivity
-    definition: ActivityDef[..., Any]
-    context: ActivityContext
-    text: str  # its input
-    variables: contextvars.Context  # in which the code and its observers run
-    task: asyncio.Task[Any] | None = None
-    began: float = 0.0  # to run or, before that, to wait; by the loop's clock
-    is_let_through: bool = False  # by the admission, which has to be told of its end
-    is_concluded: bool = False
-
-    def renewed(self, expires_at_ms: int) -> None:
-        self.context.expires_at_ms = expires_at_ms
 
 
 class ActivityDispatcher:
@@ -139,7 +124,7 @@ class ActivityDispatcher:
         self._slots = Slots(options.activity_slots)
         self._admission = Admission(options.activity_slots)
         self._ahead = Ahead(options.activity_slots, options.prefetch_ms / 1000)
-        self._waiting: dict[ActivityToken, _Delivery] = {}  # for a slot, in the order of arrival
+        self._waiting: dict[ActivityToken, Delivery] = {}  # for a slot, in the order of arrival
         self._look: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[Any]] = set()
         self._in_hand: dict[ActivityToken, LeasedActivity] = {}  # until they are recorded
@@ -262,7 +247,7 @@ class ActivityDispatcher:
             self._slotted.remove(token)
             self._slots.give()
 
-    def _leave_gate(self, delivery: _Delivery) -> None:
+    def _leave_gate(self, delivery: Delivery) -> None:
         if delivery.is_let_through:
             delivery.is_let_through = False
             definition = delivery.definition
@@ -286,8 +271,8 @@ class ActivityDispatcher:
             why = "it is not registered here"
             return self._beside(leased, self._leave_to_others(leased, name, why))
         beat = self._heartbeats.of(leased.token)
-        context = _context(leased, execute, self._worker_id, beat)
-        delivery = _Delivery(leased, definition, context, execute.input, contextvars.copy_context())
+        context = context_of(leased, execute, self._worker_id, beat)
+        delivery = Delivery(leased, definition, context, execute.input, contextvars.copy_context())
         self._leases.hold(
             leased.token, leased.expires_at_ms, lambda: self._lose(delivery), delivery.renewed
         )
@@ -315,7 +300,7 @@ class ActivityDispatcher:
         if self._waiting:
             self._look_soon()
 
-    def _hand_back_waiting(self, delivery: _Delivery) -> None:
+    def _hand_back_waiting(self, delivery: Delivery) -> None:
         delivery.is_concluded = True  # its turn will come, and nothing will happen then
         del self._waiting[delivery.leased.token]
         name = delivery.definition.name
@@ -331,7 +316,7 @@ class ActivityDispatcher:
         if not task.cancelled() and task.exception() is not None:
             self._let_go(token)
 
-    def _run(self, delivery: _Delivery) -> None:
+    def _run(self, delivery: Delivery) -> None:
         """It has been let through: begin, unless it came too late."""
         leased, definition = delivery.leased, delivery.definition
         loop = asyncio.get_running_loop()
@@ -347,7 +332,7 @@ class ActivityDispatcher:
             loop.call_soon(self._conclude, delivery, "lost", None)
             return
         if self._hears_beginnings:
-            record = _record_of(leased, definition.name, "started", 0.0)
+            record = record_of(leased, definition.name, "started", 0.0)
             delivery.variables.run(self._observer.activity_started, record)
         call = call_activity(definition, delivery.context, delivery.text, self._threads)
         name = f"call of {definition.name} {leased.instance_id}#{leased.activity_id}"
@@ -355,19 +340,19 @@ class ActivityDispatcher:
         self._running.add(delivery.task)
         delivery.task.add_done_callback(lambda task: self._called(delivery, task))
 
-    def _lose(self, delivery: _Delivery) -> None:
+    def _lose(self, delivery: Delivery) -> None:
         """Nobody waits for it any more: say so, and interrupt it after the grace period."""
         delivery.context.cancel()
         grace_s = self._options.cancellation_grace_ms / 1000
         asyncio.get_running_loop().call_later(grace_s, self._interrupt, delivery)
 
-    def _interrupt(self, delivery: _Delivery) -> None:
+    def _interrupt(self, delivery: Delivery) -> None:
         if delivery.task is not None and not delivery.task.done():
             delivery.task.cancel()
             loop = asyncio.get_running_loop()
             loop.call_later(INTERRUPT_S, self._give_up, delivery, delivery.task)
 
-    def _give_up(self, delivery: _Delivery, task: asyncio.Task[Any]) -> None:
+    def _give_up(self, delivery: Delivery, task: asyncio.Task[Any]) -> None:
         """Code that refuses to end is left behind, and said so."""
         if not task.done() and not self._is_stopped:
             self._leave_behind(task)
@@ -379,7 +364,7 @@ class ActivityDispatcher:
         self._stray.add(task)
         task.add_done_callback(self._stray.discard)
 
-    def _called(self, delivery: _Delivery, task: asyncio.Task[Any]) -> None:
+    def _called(self, delivery: Delivery, task: asyncio.Task[Any]) -> None:
         """The code has ended, one way or another."""
         self._running.discard(task)
         self._free_slot(delivery.leased.token)  # while its completion is written, others run
@@ -391,9 +376,7 @@ class ActivityDispatcher:
             if not task.cancelled():
                 task.exception()  # seen: nobody asks for it
             return None
-        outcome, completion = self._outcome(
-            delivery.leased, delivery.definition, delivery.context, task
-        )
+        outcome, completion = outcome_of(delivery, task, self._options.limits)
         if completion is None:
             message = task.result() if outcome == "finished" else None
             return self._conclude(delivery, outcome, None, message)
@@ -412,19 +395,19 @@ class ActivityDispatcher:
         return None
 
     async def _finish_by_message(
-        self, delivery: _Delivery, completion: Completion, outcome: str, seconds: float
+        self, delivery: Delivery, completion: Completion, outcome: str, seconds: float
     ) -> None:
         """Write what came of the activity; it was lost if nobody wants it any more."""
         leased = delivery.leased
         result = await self._flusher.commit(finish_item(leased, completion))
         if result.code is CommitCode.REFUSED:
             refusal = activity_failure(f"the result can't be stored: {result.error}")
-            result = await self._flusher.commit(finish_item(leased, _failure(leased, refusal)))
+            result = await self._flusher.commit(finish_item(leased, failed(leased, refusal)))
         self._conclude(delivery, outcome if result.ok else "lost", seconds)
 
     def _conclude(
         self,
-        delivery: _Delivery,
+        delivery: Delivery,
         outcome: str,
         recorded_s: float | None,
         message: object = None,
@@ -450,39 +433,6 @@ class ActivityDispatcher:
             is_recorded=recorded_s is not None,
             message=message if isinstance(message, FinishedAs) else None,
         )
-
-    def _outcome(
-        self,
-        leased: LeasedActivity,
-        definition: ActivityDef[..., Any],
-        context: ActivityContext,
-        call: asyncio.Task[Any],
-    ) -> tuple[str, Completion | None]:
-        """What to call the end of a call, and what to record.
-
-        The result of a call that ended within its grace period is offered to the store all the
-        same: only the store knows whether it is still wanted.
-        """
-        error: BaseException | None
-        if call.cancelled():
-            if context.is_cancelled():
-                return "cancelled", None
-            error = asyncio.CancelledError("the activity cancelled itself")
-        else:
-            error = call.exception()
-        if isinstance(error, LeaseLost):
-            return "lost", None
-        if error is None and (
-            call.result() is ALREADY_FINISHED or isinstance(call.result(), FinishedAs)
-        ):
-            return "finished", None
-        if error is None:
-            try:
-                text = result_text(definition, call.result(), self._options.limits)
-                return "success", _completion(leased, text)
-            except Exception as unusable:
-                error = unusable
-        return "failure", _failure(leased, failure_of_activity(definition, error))
 
     # What can't be run.
 
@@ -525,7 +475,7 @@ class ActivityDispatcher:
             )
         )
         self._leases.ending(leased.token)
-        await self._flusher.commit(finish_item(leased, _failure(leased, failure)))
+        await self._flusher.commit(finish_item(leased, failed(leased, failure)))
         return self._ended(leased, name, "poisoned", 0.0)
 
     def _ended(
@@ -541,64 +491,4 @@ class ActivityDispatcher:
         self._let_go(leased.token)
         if not is_recorded:
             self._tell_ended(leased, wrote_itself=outcome == "finished", message=message)
-        self._observer.activity_ended(_record_of(leased, name, outcome, seconds))
-
-
-def _record_of(leased: LeasedActivity, name: str, outcome: str, seconds: float) -> ActivityRecord:
-    return ActivityRecord(
-        instance_id=leased.instance_id,
-        execution_id=leased.execution_id,
-        activity_id=leased.activity_id,
-        activity_name=name,
-        attempt=leased.attempt_count,
-        tag=leased.tag,
-        outcome=outcome,
-        seconds=seconds,
-    )
-
-
-def _context(
-    leased: LeasedActivity,
-    execute: work.ActivityExecute,
-    worker_id: str,
-    beat: Callable[[Any], None] | None,
-) -> ActivityContext:
-    return ActivityContext(
-        instance_id=leased.instance_id,
-        execution_id=leased.execution_id,
-        activity_id=leased.activity_id,
-        activity_name=execute.name,
-        orchestration_name=execute.orchestration or "",
-        orchestration_version=execute.version or "",
-        worker_id=worker_id,
-        attempt=leased.attempt_count,
-        token=leased.token,
-        expires_at_ms=leased.expires_at_ms,
-        tag=leased.tag,
-        session_id=leased.session_id,
-        last_heartbeat=None if leased.heartbeat is None else JSON.decode(leased.heartbeat),
-        _beat=beat,
-    )
-
-
-def _completion(leased: LeasedActivity, result: str) -> work.ActivityCompletion:
-    return work.ActivityCompletion(
-        instance=leased.instance_id,
-        execution_id=leased.execution_id,
-        id=leased.activity_id,
-        result=result,
-    )
-
-
-def _failure(leased: LeasedActivity, details: Failure) -> work.ActivityFailure:
-    return work.ActivityFailure(
-        instance=leased.instance_id,
-        execution_id=leased.execution_id,
-        id=leased.activity_id,
-        details=details,
-    )
-
-
-def finish_item(leased: LeasedActivity, completion: Completion) -> FinishActivity:
-    """Records by message what came of an activity."""
-    return FinishActivity(token=leased.token, completion=message_of(completion))
+        self._observer.activity_ended(record_of(leased, name, outcome, seconds))

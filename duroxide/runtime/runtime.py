@@ -23,7 +23,8 @@ from duroxide.providers.base import (
     Provider,
 )
 from duroxide.registry import Registry
-from duroxide.runtime.activities import ActivityDispatcher, Completion
+from duroxide.runtime.activities import ActivityDispatcher
+from duroxide.runtime.deliveries import Completion
 from duroxide.runtime.flusher import Flusher
 from duroxide.runtime.guard import Guard
 from duroxide.runtime.heartbeats import Heartbeats
