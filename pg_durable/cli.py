@@ -113,8 +113,14 @@ def upgrade(dsn: str | None) -> None:
 def check(dsn: str | None) -> None:
     """Say whether server, schemas and role will do. Changes nothing."""
     named = required_server(dsn)
-    show_report(installation.check(named.dsn), terminal())
+    report = installation.check(named.dsn)
+    show_report(report, terminal())
     installation.require(named.dsn)
+    if report.missing:
+        raise CommandFailed(
+            f"the schema 'df' is not complete in database {report.database!r}",
+            "`pg-durable install` creates operators again; functions are in `pg-durable install --sql`",
+        )
 
 
 @cli.command()

@@ -6,6 +6,7 @@ The owner of a database can do all of it; no superuser and no extension are need
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from psycopg import sql
 from duroxide_pg import migrate, revisions
 from duroxide_pg.errors import NotPermitted, SchemaForeign, SchemaMissing
 from duroxide_pg.migrate import Migrations, SchemaState, State
+from pg_durable import operators
 
 SCHEMA = "df"
 ENGINE_SCHEMA = "duroxide"
-OPERATORS = ("~>", "|=>", "&", "|", "?>", "!>", "@>")
 _REMEDY = "run `pg-durable install`, or call `pg_durable.install.install(dsn)`"
 
 Connection: TypeAlias = psycopg.Connection[tuple[object, ...]]
@@ -53,7 +54,7 @@ def migrations() -> Migrations:
 
 
 def install(dsn: str) -> Report:
-    """Create both schemas, or bring them to this release; doing it again changes nothing.
+    """Create both schemas, or bring them to this release; doing it again changes nothing but what is missing.
 
     Needs a direct connection as the owner of the database, or of the schemas.
 
@@ -68,6 +69,8 @@ def install(dsn: str) -> Report:
     migrate.upgrade(dsn, ENGINE_SCHEMA)
     migrations().upgrade(dsn)
     with migrate.connect(dsn) as connection:
+        with _permitted():
+            operators.create_missing(connection, "public")  # those that somebody dropped
         connection.execute("select pg_notify('df_install', '')")  # workers that wait for the schema
         return _report(connection)
 
@@ -146,19 +149,7 @@ def create_catalog_operators(dsn: str) -> tuple[str, ...]:
                 f"the role {connection.info.user!r} may not create operators in 'pg_catalog'",
                 "connect as a superuser; or use the operators of the schemas 'public' and 'df'",
             )
-        rows = connection.execute(
-            "select o.oprname, format('create operator pg_catalog.%s"
-            " (%srightarg = text, function = %s)', o.oprname,"
-            " case when o.oprleft <> 0 then 'leftarg = text, ' else '' end, o.oprcode)"
-            " from pg_operator as o where o.oprnamespace = 'df'::regnamespace and not exists ("
-            "   select from pg_operator as c where c.oprnamespace = 'pg_catalog'::regnamespace"
-            "   and c.oprname = o.oprname and c.oprleft = o.oprleft and c.oprright = o.oprright)"
-            " order by o.oprname"
-        ).fetchall()
-        with connection.transaction():
-            for _, statement in rows:
-                connection.execute(str(statement).encode())
-    return tuple(str(name) for name, _ in rows)
+        return operators.create_missing(connection, "pg_catalog")
 
 
 def render_sql() -> str:
@@ -222,14 +213,18 @@ def _report(connection: Connection) -> Report:
 
 
 def _missing(connection: Connection) -> tuple[str, ...]:
-    found = {
-        str(name)
-        for (name,) in connection.execute(
-            "select distinct o.oprname from pg_operator as o join pg_proc as p on p.oid = o.oprcode"
-            " where o.oprnamespace <> 'df'::regnamespace and p.pronamespace = 'df'::regnamespace"
-        )
-    }
-    return tuple(f"the operator {name} in public" for name in OPERATORS if name not in found)
+    """What somebody dropped, by kind and name."""
+    wanted = re.findall(r"^create function df\.(\w+)", living_sql(), re.MULTILINE)
+    dropped = connection.execute(
+        "select distinct w.name from unnest(%s::text[]) as w (name) where not exists ("
+        "  select from pg_proc as p where p.pronamespace = 'df'::regnamespace and p.proname = w.name)"
+        " order by w.name",
+        [wanted],
+    ).fetchall()
+    return (
+        *(f"the operator {name} in public" for name in operators.missing(connection)),
+        *(f"the function df.{name}" for (name,) in dropped),
+    )
 
 
 def _live_workers(connection: Connection) -> int | None:

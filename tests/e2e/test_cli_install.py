@@ -74,6 +74,18 @@ def test_the_printed_sql_makes_a_database_that_passes_the_check(database: Databa
     assert checked.status == 0, checked.output + checked.errors
 
 
+def test_check_says_what_somebody_dropped(database: Database) -> None:
+    assert pg_durable("install", "--dsn", database.dsn).status == 0
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("drop operator public.~> (text, text)")
+    checked = pg_durable("check", "--dsn", database.dsn)
+    assert checked.status == 1
+    assert "missing         the operator ~> in public" in checked.output
+    assert "`pg-durable install` creates operators again" in checked.errors
+    assert pg_durable("install", "--dsn", database.dsn).status == 0
+    assert pg_durable("check", "--dsn", database.dsn).status == 0
+
+
 def test_operators_go_to_the_catalog_for_a_superuser_who_asks(database: Database) -> None:
     """They are then found under every search_path; a second time there is nothing to do."""
     refused = pg_durable("install", "--operators-in-pg-catalog", "--dsn", database.dsn)

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from duroxide_pg.errors import NotPermitted, SchemaForeign, SchemaMissing, SchemaTooNew
 from duroxide_pg.migrate import State
-from pg_durable import install
+from pg_durable import install, operators
 from pg_durable.embedded import psql_path
 from tests.fixtures.postgres import Database
 from tests.fixtures.promises import keeps
@@ -148,13 +148,19 @@ def test_two_databases_of_one_server_are_independent(
         assert value(there, "select df.status(%s)", instance_id) is None
 
 
-def test_a_lost_operator_is_reported(database: Database) -> None:
+def test_what_was_dropped_is_reported_and_operators_come_back(database: Database) -> None:
     install.install(database.dsn)
     with psycopg.connect(database.dsn, autocommit=True) as connection:
+        before = contents(connection)
         connection.execute("drop operator public.|=> (text, text)")
-    report = install.check(database.dsn)
-    assert report.missing == ("the operator |=> in public",)
-    assert not report.complete
+        connection.execute("drop operator public.@> (none, text)")
+        report = install.check(database.dsn)
+        assert report.missing == ("the operator |=> in public", "the operator @> in public")
+        assert not report.complete
+        assert install.install(database.dsn).complete
+        assert contents(connection) == before
+        connection.execute("drop function df.version()")
+    assert install.check(database.dsn).missing == ("the function df.version",)
 
 
 def test_a_superuser_may_put_the_operators_where_everybody_finds_them(database: Database) -> None:
@@ -162,7 +168,7 @@ def test_a_superuser_may_put_the_operators_where_everybody_finds_them(database: 
     with pytest.raises(NotPermitted, match="connect as a superuser"):
         install.create_catalog_operators(database.dsn)
     assert sorted(install.create_catalog_operators(database.superuser_dsn)) == sorted(
-        install.OPERATORS
+        operators.OPERATORS
     )
     assert install.create_catalog_operators(database.superuser_dsn) == ()
     with psycopg.connect(database.dsn) as connection:
