@@ -183,6 +183,7 @@ class ProvidersAgree(RuleBasedStateMachine):
         self.taken: set[int] = set()
         self.written: list[tuple[CommitTurn, CommitTurn]] = []
         self.kept: list[Pair] = []
+        self.scheduled: dict[tuple[str, int], list[int]] = {}
         self.lives: dict[str, dict[str, str]] = {}  # by id: the reference's, and the other's names
 
     def teardown(self) -> None:
@@ -363,7 +364,9 @@ class ProvidersAgree(RuleBasedStateMachine):
                 token=leased.token,
                 execution_id=number,
                 first_event_id=first,
-                events=tuple(event(first + n) for n in range(outcome.events)),
+                events=tuple(
+                    event(first + n) for n in range(max(outcome.events, bool(outcome.scheduled)))
+                ),
                 consumed=tuple(m.message_id for m in leased.messages),
                 new_execution=new_execution(
                     engine_version=outcome.version,
@@ -374,10 +377,12 @@ class ProvidersAgree(RuleBasedStateMachine):
                 status=outcome.status,
                 output=None if outcome.status is ExecutionStatus.RUNNING else "out",
                 activities=tuple(
-                    activity(leased.instance_id, n, execution_id=number, tag=t, session_id=s)
+                    activity(
+                        leased.instance_id, 10 * first + n, execution_id=number, tag=t, session_id=s
+                    )
                     for n, t, s in outcome.scheduled
                 ),
-                cancelled_activities=tuple(outcome.cancelled),
+                cancelled_activities=self.some_scheduled(leased, number, first, outcome),
                 messages=(due,) if outcome.timer else (),
                 custom_status=outcome.custom,
                 key_values=tuple(outcome.changes),
@@ -390,6 +395,14 @@ class ProvidersAgree(RuleBasedStateMachine):
         if items[0].keep_lease_ms:
             self.kept.append(pair)
         return self.commit(items, given)
+
+    def some_scheduled(
+        self, leased: LeasedTurn, execution_id: int, first: int, outcome: Outcome
+    ) -> tuple[int, ...]:
+        """Activities of this execution that the turn gives up, of this turn or of earlier ones."""
+        known = self.scheduled.setdefault((leased.instance_id, execution_id), [])
+        known.extend(n for n in (10 * first + n for n, _, _ in outcome.scheduled) if n not in known)
+        return tuple(sorted({known[-n] for n in outcome.cancelled if n <= len(known)}))
 
     @precondition(lambda self: self.written)
     @rule(which=st.integers(0, 9))
