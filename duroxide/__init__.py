@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from duroxide.activity_context import ActivityContext
-from duroxide.client import AsyncClient, InstanceExists, OrchestrationFailed, Signal
+from duroxide.client import AsyncClient, InstanceExists, OrchestrationFailed
 from duroxide.context import OrchestrationContext, Queue, current_context
 from duroxide.decorators import activity, orchestration
 from duroxide.descriptors import ScheduledTask, parse_result
@@ -39,6 +39,7 @@ from duroxide.limits import (
     Limits,
 )
 from duroxide.logs import init_tracing
+from duroxide.outgoing import CancelRequest, Sent, Signal, SignalRequest, StartRequest
 from duroxide.payload import Codec, JsonCodec
 from duroxide.providers.base import InstancePage, InstanceQuery
 from duroxide.providers.memory import MemoryProvider
@@ -85,6 +86,7 @@ __all__ = [
     "ActivityError",
     "AsyncClient",
     "AsyncRuntime",
+    "CancelRequest",
     "Cancelled",
     "Client",
     "ClientError",
@@ -134,8 +136,11 @@ __all__ = [
     "Runtime",
     "RuntimeOptions",
     "ScheduledTask",
+    "Sent",
     "Signal",
+    "SignalRequest",
     "SqliteProvider",
+    "StartRequest",
     "SubOrchestrationError",
     "SystemMetrics",
     "SystemStats",

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
-from duroxide import work
 from duroxide.codec import decode_events
-from duroxide.engine.breadcrumbs import CHILD_MARKER
-from duroxide.errors import ClientError, InstanceNotFound, ProviderError, WaitTimeout
+from duroxide.errors import (
+    ClientError,
+    DuroxideError,
+    InstanceNotFound,
+    ProviderError,
+    WaitTimeout,
+)
 from duroxide.history import Event, OrchestrationStarted
 from duroxide.ids import ExecutionId, InstanceId
 from duroxide.management import Management
+from duroxide.outgoing import Composer, IfExists, Letter, Request, Sent, Signal, StartRequest
 from duroxide.payload import JSON, Codec
-from duroxide.providers.base import Enqueue, InstanceStatus, Provider
+from duroxide.providers.base import (
+    CallerTransactions,
+    CommitResult,
+    Enqueue,
+    InstanceStatus,
+    Provider,
+)
 from duroxide.registry import OrchestrationDef
-from duroxide.routing import message_of
 from duroxide.runtime.watching import LOOK_AGAIN_MS, StatusReader, wait_until
 from duroxide.state import ExecutionStatus, KeyValue
+from duroxide.transactions import AsyncTransaction
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-IfExists: TypeAlias = Literal["ignore", "error"]
-
 DEFAULT_TIMEOUT = timedelta(seconds=30)
+MAX_TOGETHER = 256  # messages in one commit
 
 
 class OrchestrationFailed(ClientError):
@@ -55,15 +63,6 @@ class InstanceExists(ClientError):
         return f"instance {self.instance_id!r} exists already"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signal:
-    """An event for an orchestration: raised (whoever waits now) or queued (kept until taken)."""
-
-    name: str
-    data: Any = None
-    queued: bool = False
-
-
 class AsyncClient(Management):
     """Starts, steers and watches instances through a store.
 
@@ -78,6 +77,7 @@ class AsyncClient(Management):
     def __init__(self, provider: Provider, *, codec: Codec = JSON) -> None:
         self.provider = provider
         self._codec = codec
+        self._compose = Composer(codec)
         self._reader = StatusReader(provider)
 
     async def __aenter__(self) -> Self:
@@ -122,11 +122,7 @@ class AsyncClient(Management):
             InstanceExists: it does, and `if_exists` is "error".
             ClientError: the id uses the marker of child ids, `sub::`.
         """
-        if isinstance(orchestration, str):
-            name, text = orchestration, self._payload(args)
-        else:
-            name, text = orchestration.name, orchestration.encode_input(args, {})
-            version = version or orchestration.version
+        name, text, version = self._compose.call(orchestration, args, version)
         return await self.start_raw(
             name,
             text,
@@ -147,18 +143,11 @@ class AsyncClient(Management):
         signal: Signal | None = None,
     ) -> InstanceId:
         """`start` with the exact text of the input."""
-        instance = instance_id or str(uuid.uuid4())
-        if instance.startswith(CHILD_MARKER) or f"::{CHILD_MARKER}" in instance:
-            raise ClientError(
-                f"Invalid input: instance id '{instance}' uses the reserved sub-orchestration "
-                f"marker '{CHILD_MARKER}'"
-            )
+        letter = self._compose.start(name, text, instance_id, version, signal)
+        instance = letter.instance_id
         if if_exists == "error" and await self.provider.read_status([instance]):
             raise InstanceExists(instance)
-        start = work.StartOrchestration(
-            instance=instance, orchestration=name, input=text, version=version
-        )
-        await self._send(start, *(() if signal is None else (self._signal(instance, signal),)))
+        await self._send(letter)
         return instance
 
     async def start_again(
@@ -197,15 +186,72 @@ class AsyncClient(Management):
 
     async def raise_event(self, instance_id: InstanceId, name: str, data: Any = None) -> None:
         """Tell whoever waits for this event now; unless the wait is buffered, it is not kept."""
-        await self._send(self._signal(instance_id, Signal(name=name, data=data)))
+        await self._send(self._compose.signal(instance_id, Signal(name=name, data=data)))
 
     async def enqueue(self, instance_id: InstanceId, queue: str, data: Any = None) -> None:
         """Put a message into one of the instance's queues: first in, first out, kept until taken."""
-        await self._send(self._signal(instance_id, Signal(name=queue, data=data, queued=True)))
+        signal = Signal(name=queue, data=data, queued=True)
+        await self._send(self._compose.signal(instance_id, signal))
 
     async def cancel(self, instance_id: InstanceId, reason: str = "") -> None:
         """Ask for the end of an instance and of its children; without effect if it has ended."""
-        await self._send(work.CancelInstance(instance=instance_id, reason=reason))
+        await self._send(self._compose.cancel(instance_id, reason))
+
+    async def send_many(self, requests: Sequence[Request]) -> list[Sent]:
+        """Starts, signals and cancellations in one commit, in order, each with an answer of its own.
+
+        A request that can't be sent leaves its neighbours alone: its answer has the error that the call
+        for it alone would raise. More than 256 messages are several commits, one after the other.
+
+        Raises:
+            ProviderError: the store failed; if it is retryable, any of them may have been written.
+        """
+        answers, letters = self._composed(requests)
+        wanted = [letters[n].instance_id for n in letters if _must_be_new(requests[n])]
+        known = set(await self.provider.read_status(wanted)) if wanted else set()
+        for number, letter in tuple(letters.items()):
+            if _must_be_new(requests[number]) and letter.instance_id in known:
+                answers[number] = Sent(
+                    instance_id=letter.instance_id, error=InstanceExists(letter.instance_id)
+                )
+                del letters[number]
+            elif isinstance(requests[number], StartRequest):
+                known.add(letter.instance_id)
+        for numbers in _together(letters):
+            items = [Enqueue(message=m) for n in numbers for m in letters[n].messages]
+            results = iter(await self.provider.commit(items))
+            for number in numbers:
+                errors = [_refusal(next(results)) for _ in letters[number].messages]
+                error = next((e for e in errors if e is not None), None)
+                answers[number] = Sent(instance_id=letters[number].instance_id, error=error)
+        return [answers[number] for number in range(len(requests))]
+
+    def _composed(self, requests: Sequence[Request]) -> tuple[dict[int, Sent], dict[int, Letter]]:
+        """The answers to requests that can't be written, and the messages of the others, by place."""
+        answers: dict[int, Sent] = {}
+        letters: dict[int, Letter] = {}
+        for number, request in enumerate(requests):
+            try:
+                letters[number] = self._compose.compose(request)
+            except (DuroxideError, TypeError, ValueError) as error:
+                answers[number] = Sent(instance_id=request.instance_id, error=error)
+        return answers, letters
+
+    def within(self, connection: Any) -> AsyncTransaction:
+        """Start and signal inside the transaction that is open on a connection of the caller's.
+
+        Workers see it when that transaction commits, together with whatever else it wrote; if it rolls
+        back, nothing was sent. On PostgreSQL: an async connection of psycopg, or an `AsyncConnection` or
+        `AsyncSession` of SQLAlchemy, to the database of the store. On SQLite: a `sqlite3` connection to
+        its file.
+
+        Raises:
+            ClientError: the store can't; the transaction is not open, for what is sent then.
+        """
+        store = caller_transactions(self.provider)
+        return AsyncTransaction(
+            self._compose, lambda messages: store.send_within_async(connection, messages)
+        )
 
     # Looking.
 
@@ -327,22 +373,48 @@ class AsyncClient(Management):
 
     # Inside.
 
-    def _payload(self, args: tuple[Any, ...]) -> str:
-        return self._codec.encode(args[0] if len(args) == 1 else list(args) or None)
-
-    def _signal(self, instance_id: InstanceId, signal: Signal) -> work.OrchestratorItem:
-        data = self._codec.encode(signal.data)
-        if signal.queued:
-            return work.QueueMessage(instance=instance_id, name=signal.name, data=data)
-        return work.ExternalRaised(instance=instance_id, name=signal.name, data=data)
-
-    async def _send(self, *items: work.OrchestratorItem) -> None:
+    async def _send(self, letter: Letter) -> None:
         """All in one commit; the first refusal is raised.
 
         Raises:
             ProviderError: the store failed, or it can't keep such a message.
         """
-        results = await self.provider.commit([Enqueue(message=message_of(i)) for i in items])
-        for result in results:
-            if not result.ok:
-                raise ProviderError("enqueue", result.error or result.code.name, retryable=False)
+        results = await self.provider.commit([Enqueue(message=m) for m in letter.messages])
+        for error in map(_refusal, results):
+            if error is not None:
+                raise error
+
+
+def caller_transactions(provider: Provider) -> CallerTransactions:
+    """The provider, if it can send inside transactions of others.
+
+    Raises:
+        ClientError: it can't.
+    """
+    if not provider.capabilities.caller_transaction:
+        raise ClientError(f"the {provider.name} provider can't send inside a caller's transaction")
+    return cast("CallerTransactions", provider)
+
+
+def _together(letters: Mapping[int, Letter]) -> Iterator[list[int]]:
+    """As many in one commit as a store writes in one transaction: no request is split."""
+    numbers: list[int] = []
+    size = 0
+    for number, letter in letters.items():
+        if size + len(letter.messages) > MAX_TOGETHER:
+            yield numbers
+            numbers, size = [], 0
+        numbers.append(number)
+        size += len(letter.messages)
+    if numbers:
+        yield numbers
+
+
+def _must_be_new(request: Request) -> bool:
+    return isinstance(request, StartRequest) and request.if_exists == "error"
+
+
+def _refusal(result: CommitResult) -> ProviderError | None:
+    if result.ok:
+        return None
+    return ProviderError("enqueue", result.error or result.code.name, retryable=False)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar, overload
 
 from duroxide.activity_context import ActivityContext
-from duroxide.client import AsyncClient, Signal
+from duroxide.client import AsyncClient, caller_transactions
 from duroxide.definitions import DEFAULT_VERSION, Style, define_activity, define_orchestration
 from duroxide.errors import ClientError, InstanceNotFound, ProviderError, WaitTimeout
+from duroxide.outgoing import Request, Sent, Signal
 from duroxide.portal import shared_portal
 from duroxide.providers import base
 from duroxide.registry import RESERVED_PREFIX, Registry
@@ -38,6 +39,7 @@ from duroxide.runtime.runtime import AsyncRuntime
 from duroxide.runtime.telemetry import Observers
 from duroxide.sdk_codec import SDK_JSON
 from duroxide.signatures import signature_of
+from duroxide.transactions import Transaction
 
 T = TypeVar("T")
 Fn = TypeVar("Fn", bound=Callable[..., Any])
@@ -113,6 +115,23 @@ class Client:
         """Start and signal in one commit: both happen or neither."""
         text = SDK_JSON.encode(input)
         self._call(self._client.start_raw(name, text, instance_id=instance_id, signal=signal))
+
+    def send_many(self, requests: Sequence[Request]) -> list[Sent]:
+        """Starts, signals and cancellations in one call, each with an answer of its own."""
+        return self._call(self._client.send_many(requests))
+
+    def within(self, connection: Any) -> Transaction:
+        """Start and signal inside the transaction that is open on a connection of the caller's.
+
+        It commits or rolls back together with what the caller writes. On PostgreSQL: a connection of
+        psycopg, or a `Connection` or `Session` of SQLAlchemy; on SQLite: a `sqlite3` connection to the
+        store's file, which has to have been opened once. Runs in the caller's thread.
+
+        Raises:
+            ClientError: the store can't; the transaction is not open, for what is sent then.
+        """
+        store = caller_transactions(self._provider)
+        return Transaction(lambda messages: store.send_within(connection, messages))
 
     def cancel_instance(self, instance_id: str, reason: str | None = None) -> None:
         self._call(self._client.cancel(instance_id, reason or ""))

@@ -16,6 +16,7 @@ from duroxide.providers.base import (
     InstanceQuery,
     InstanceStats,
     InstanceStatus,
+    Message,
     MessageKind,
     PruneOptions,
     PruneResult,
@@ -27,6 +28,7 @@ from duroxide.providers.base import (
 from duroxide.providers.memory_admin import cannot_reopen
 from duroxide.providers.paging import decode_cursor, encode_cursor
 from duroxide.state import ExecutionStatus
+from duroxide_pg import transactions
 from duroxide_pg.arrays import Numbers, Texts
 from duroxide_pg.connections import HotConnection
 from duroxide_pg.queries import Statement
@@ -42,6 +44,10 @@ class PostgresAdmin:
     """`ProviderAdmin` on the connection that also serves clients' reads."""
 
     _wakeups: Wakeups
+
+    @property
+    def schema(self) -> str:
+        raise NotImplementedError
 
     def __init__(
         self,
@@ -218,6 +224,12 @@ class PostgresAdmin:
     async def discard_dead_letters(self, instance_id: InstanceId) -> int:
         ((count,),) = await self._ask("discard_dead_letters", instance_id=instance_id)
         return int(count)
+
+    def send_within(self, connection: Any, messages: Sequence[Message]) -> None:
+        transactions.send(connection, self.schema, messages)
+
+    async def send_within_async(self, connection: Any, messages: Sequence[Message]) -> None:
+        await transactions.send_async(connection, self.schema, messages)
 
     def _say_changed(self, instance_ids: Sequence[InstanceId]) -> None:
         self._wakeups.changed(instance_ids)

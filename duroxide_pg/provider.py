@@ -241,6 +241,7 @@ class PostgresProvider(PostgresAdmin):
             commit_hook=True,
             heartbeats=True,
             dead_letters=True,
+            caller_transaction=True,
         )
 
     async def start(self) -> None:

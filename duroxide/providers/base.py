@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from duroxide.ids import (
     ActivityToken,
@@ -531,6 +531,25 @@ class DeadLetterStore(Protocol):
     async def discard_dead_letters(self, instance_id: InstanceId) -> int:
         """Delete the letters of an instance for good; how many."""
         ...
+
+
+class CallerTransactions(Protocol):
+    """What a provider with the capability `caller_transaction` has besides.
+
+    Both write messages in the transaction that is open on a connection to the store's database, and wake
+    workers when it commits. What the database says to it is raised as it comes.
+
+    Raises:
+        TypeError: such a connection can't be used; the text names those that can.
+        ClientError: no transaction is open on it, so that each statement would commit by itself; or it
+            leads to another database.
+    """
+
+    def send_within(self, connection: Any, messages: Sequence[Message]) -> None:
+        """For blocking connections; waits for nothing else."""
+        ...
+
+    async def send_within_async(self, connection: Any, messages: Sequence[Message]) -> None: ...
 
 
 # Management: everything that people and their tools ask, off the hot path.

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from duroxide.clock import Clock, SystemClock
-from duroxide.errors import ProviderError
+from duroxide.errors import ClientError, ProviderError
 from duroxide.ids import ActivityToken, ExecutionId, InstanceId, TurnToken
 from duroxide.providers.base import (
     AbandonActivity,
@@ -25,8 +25,10 @@ from duroxide.providers.base import (
     CommitTurn,
     Cursor,
     EagerDispatch,
+    Enqueue,
     FinishActivity,
     InstanceStatus,
+    Message,
     Renewal,
     SessionOwner,
     TagSelection,
@@ -136,6 +138,7 @@ class SqliteProvider(SqliteAdmin):
             change_feed=True,
             next_due=True,
             heartbeats=True,
+            caller_transaction=self._path is not None,
             dead_letters=True,
         )
 
@@ -413,6 +416,29 @@ class SqliteProvider(SqliteAdmin):
             return self._store.renew_sessions(owner, self._clock.now_ms(), lease_ms, idle_ms)
 
         return await self._run("renew_sessions", write)
+
+    # In transactions of others.
+
+    def send_within(self, connection: Any, messages: Sequence[Message]) -> None:
+        self._check_caller(connection)
+        store = SqliteStore(connection, self._new_token)
+        for message in messages:
+            store.commit(Enqueue(message=message), self._clock.now_ms(), None)
+
+    async def send_within_async(self, connection: Any, messages: Sequence[Message]) -> None:
+        self.send_within(connection, messages)
+
+    def _check_caller(self, connection: Any) -> None:
+        if not isinstance(connection, sqlite3.Connection):
+            kind = type(connection).__name__
+            raise TypeError(f"a sqlite3 connection can be used, not {kind}")
+        if connection.isolation_level is None and not connection.in_transaction:
+            raise ClientError("no transaction is open on the connection: begin one first")
+        (path,) = connection.execute(
+            "select file from pragma_database_list where name = 'main'"
+        ).fetchone()
+        if self._path is None or not path or not os.path.samefile(path, self._path):
+            raise ClientError(f"the connection leads to {path or 'memory'}, not to {self._path}")
 
     # Reading.
 

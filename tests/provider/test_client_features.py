@@ -13,14 +13,21 @@ from duroxide import (
     ActivityContext,
     AsyncClient,
     AsyncRuntime,
+    CancelRequest,
     ClientError,
+    CodecError,
+    InstanceExists,
     InstanceNotFound,
     MemoryProvider,
     OrchestrationContext,
     OrchestrationFailed,
+    ProviderError,
     Registry,
     RuntimeOptions,
+    Signal,
+    SignalRequest,
     SqliteProvider,
+    StartRequest,
     SubOrchestrationError,
     activity,
     orchestration,
@@ -332,3 +339,74 @@ class TestDeadLetters:
             assert await client.requeue("t") == 1
             await client.enqueue("t", "q", "late")
             assert await client.result("t", takes) == ["early", "late"]
+
+
+class TestManyAtOnce:
+    async def test_a_bad_request_leaves_its_neighbours_alone(
+        self, store: Provider, client: AsyncClient
+    ) -> None:
+        @orchestration
+        async def takes(ctx: OrchestrationContext, number: int) -> str:
+            return f"{number}{await ctx.queue('q').get()}"
+
+        word = Signal(name="q", data="!", queued=True)
+        await client.start(takes, 0, instance_id="old")
+        async with AsyncRuntime(store, Registry().add(takes)):
+            await client.wait_until("old", begun)
+            answers = await client.send_many(
+                [
+                    StartRequest(orchestration=takes, args=(1,), instance_id="one", signal=word),
+                    StartRequest(orchestration=takes, args=(0,), instance_id="nul\0"),
+                    StartRequest(orchestration=takes, args=(2,), instance_id="two"),
+                    StartRequest(orchestration=takes, args=(0,), instance_id="sub::x"),
+                    StartRequest(orchestration=takes, args=(object(),), instance_id="bad"),
+                    StartRequest(
+                        orchestration=takes, args=(9,), instance_id="old", if_exists="error"
+                    ),
+                    StartRequest(
+                        orchestration=takes, args=(3,), instance_id="new", if_exists="error"
+                    ),
+                    StartRequest(
+                        orchestration=takes, args=(4,), instance_id="new", if_exists="error"
+                    ),
+                    SignalRequest(instance_id="two", signal=word),
+                    SignalRequest(instance_id="bad", signal=Signal(name="q", data=object())),
+                    CancelRequest(instance_id="old", reason="enough"),
+                    StartRequest(orchestration="takes", args=(5,)),
+                ]
+            )
+            wrong = {n: answer.error for n, answer in enumerate(answers) if not answer.ok}
+            assert {n: type(error) for n, error in wrong.items()} == {
+                1: ProviderError,
+                3: ClientError,
+                4: CodecError,
+                5: InstanceExists,
+                7: InstanceExists,
+                9: CodecError,
+            }
+            assert [answer.instance_id for answer in answers[:3]] == ["one", "nul\0", "two"]
+            assert await client.result("one", takes) == "1!"
+            assert await client.result("two", takes) == "2!"
+            with pytest.raises(OrchestrationFailed, match="enough"):
+                await client.result("old")
+            unnamed = answers[-1].instance_id
+            assert unnamed is not None
+            await client.enqueue(unnamed, "q", "?")
+            assert await client.result(unnamed, takes) == "5?"
+            assert await client.status("bad") is None
+        assert await client.send_many([]) == []
+
+    async def test_hundreds_in_few_commits(self, store: Provider, client: AsyncClient) -> None:
+        word = Signal(name="q", data="!", queued=True)
+        answers = await client.send_many(
+            [
+                StartRequest(orchestration="any", instance_id=f"i{n}", signal=word)
+                for n in range(300)
+            ]
+        )
+        assert all(answer.ok for answer in answers)
+        seen = 0
+        while turns := (await store.poll_turns(worker="w", want=100, lease_ms=60_000)).turns:
+            assert {len(turn.messages) for turn in turns} == {2}
+            seen += len(turns)
+        assert seen == 300

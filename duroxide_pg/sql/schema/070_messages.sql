@@ -21,6 +21,25 @@ begin
 end;
 $$;
 
+-- Send messages to instances, in the caller's transaction; wakes workers when it commits. Runs with the rights
+-- of the schema's owner: it is all that a role needs to be granted so that it may send.
+create function {schema}.send_many_v1(p_instances text[], p_kinds smallint[], p_bodies text[])
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_ts constant timestamptz := clock_timestamp();
+begin
+    insert into {schema}.orchestrator_queue (instance_id, kind, work_item, visible_at, created_at)
+    select m.instance_id, m.kind, m.body, v_ts, v_ts
+      from unnest(p_instances, p_kinds, p_bodies) with ordinality as m (instance_id, kind, body, ordinal)
+     order by m.ordinal;
+    perform pg_notify('{channel}', 'turns');
+end;
+$$;
+
 -- End a leased activity in the caller's transaction: its row goes, its completion is sent, and the
 -- instance that waits for it is returned. The row stays locked until the transaction ends, which is what
 -- keeps everybody else from running the activity meanwhile.

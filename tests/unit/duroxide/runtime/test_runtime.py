@@ -15,10 +15,11 @@ import pytest
 
 from duroxide import history, work
 from duroxide.activity_context import ALREADY_FINISHED, ActivityContext, LeaseLost
-from duroxide.client import AsyncClient, OrchestrationFailed, Signal
+from duroxide.client import AsyncClient, OrchestrationFailed
 from duroxide.context import OrchestrationContext
 from duroxide.decorators import activity, orchestration
 from duroxide.errors import ActivityError, WaitTimeout
+from duroxide.outgoing import Signal
 from duroxide.providers.base import Capabilities, FinishActivity, Provider
 from duroxide.providers.memory import MemoryProvider
 from duroxide.registry import Registry
