@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
@@ -36,8 +36,16 @@ from duroxide_pg.rows import to_status
 from duroxide_pg.wakeups import Wakeups
 
 SLICE = 500
-"""Instances per transaction of a deletion by filter."""
+"""Instances, without those below them, per transaction of deleting and pruning by filter."""
+PAGE = 5_000
+"""Instances that a transaction looks at to find that many."""
+METRICS_PAGES = 10_000
+"""Pages of a table that metrics look at; they are exact up to this size, 80 MB."""
+MOST_QUEUED = 100_000
+"""Up to where what is queued is counted."""
 DEFAULT_LIMIT = 1_000
+Place: TypeAlias = tuple[int | None, InstanceId | None]
+"""Where a slice ended: creation in microseconds since 1970, and the instance."""
 
 
 class PostgresAdmin:
@@ -125,13 +133,21 @@ class PostgresAdmin:
     async def delete_instances_by_filter(self, which: InstanceFilter) -> DeleteResult:
         left = which.limit if which.limit is not None else DEFAULT_LIMIT
         total = [0, 0, 0, 0]
+        after: Place = (None, None)
         while left > 0:
-            ((roots, *counts),) = await self._ask(
-                "delete_ended_trees", limit=min(left, SLICE), **_filter(which)
+            ((roots, *found),) = await self._ask(
+                "delete_ended_trees",
+                limit=min(left, SLICE),
+                page=PAGE,
+                after_us=after[0],
+                after_id=after[1],
+                **_filter(which),
             )
+            *counts, last_us, last_id = found
             total = [a + b for a, b in zip(total, counts, strict=True)]
             left -= roots
-            if roots < min(left + roots, SLICE):
+            after = last_us, last_id
+            if last_us is None:
                 break
         return _deleted(total)
 
@@ -145,13 +161,25 @@ class PostgresAdmin:
     async def prune_executions_by_filter(
         self, which: InstanceFilter, options: PruneOptions
     ) -> PruneResult:
-        ((instances, executions, events),) = await self._ask(
-            "prune_executions",
-            limit=which.limit if which.limit is not None else DEFAULT_LIMIT,
-            keep_last=options.keep_last,
-            ended_before_ms=options.completed_before_ms,
-            **_filter(which),
-        )
+        left = which.limit if which.limit is not None else DEFAULT_LIMIT
+        total = [0, 0, 0]
+        after: Place = (None, None)
+        while left > 0:
+            ((*counts, last_us, last_id),) = await self._ask(
+                "prune_executions",
+                limit=min(left, SLICE),
+                after_us=after[0],
+                after_id=after[1],
+                keep_last=options.keep_last,
+                ended_before_ms=options.completed_before_ms,
+                **_filter(which),
+            )
+            total = [a + b for a, b in zip(total, counts, strict=True)]
+            left -= counts[0]
+            after = last_us, last_id
+            if last_us is None:
+                break
+        instances, executions, events = total
         return PruneResult(
             instances_processed=instances, executions_deleted=executions, events_deleted=events
         )
@@ -237,7 +265,7 @@ class PostgresAdmin:
 
     async def system_metrics(self) -> SystemMetrics:
         ((instances, executions, running, completed, failed, events),) = await self._ask(
-            "system_metrics"
+            "system_metrics", pages=METRICS_PAGES
         )
         return SystemMetrics(
             total_instances=instances,
@@ -250,7 +278,7 @@ class PostgresAdmin:
 
     async def queue_depths(self) -> QueueDepths:
         ((messages, activities, timers),) = await self._ask(
-            "queue_depths", now=self._admin_now_ms()
+            "queue_depths", now=self._admin_now_ms(), most=MOST_QUEUED
         )
         return QueueDepths(orchestrator_queue=messages, worker_queue=activities, timer_queue=timers)
 

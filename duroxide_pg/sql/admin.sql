@@ -76,45 +76,54 @@ select * from {schema}.delete_instances_v1(%(instance_ids)s, %(force)s);
 
 -- name: delete_ended_trees
 select * from {schema}.delete_ended_trees_v1(
-    %(instance_ids)s, %(completed_before_ms)s, %(limit)s);
+    %(instance_ids)s, %(completed_before_ms)s, %(after_us)s, %(after_id)s, %(limit)s, %(page)s);
 
 -- name: prune_executions
 select * from {schema}.prune_executions_v1(
-    %(instance_ids)s, %(completed_before_ms)s, %(limit)s, %(keep_last)s, %(ended_before_ms)s);
+    %(instance_ids)s, %(completed_before_ms)s, %(after_us)s, %(after_id)s, %(limit)s, %(keep_last)s,
+    %(ended_before_ms)s);
 
 -- name: system_metrics
-select count(*),
-       count(*) + (select count(*) from {schema}.executions_done),
-       count(*) filter (where s.status = 'Running'),
-       count(*) filter (where s.status = 'Completed'),
-       count(*) filter (where s.status = 'Failed'),
-       (select coalesce(sum(h.last_event_id - h.first_event_id + 1), 0)::bigint
-          from {schema}.history_log as h)
-  from {schema}.instances as s;
+select * from {schema}.system_metrics_v1(%(pages)s);
 
 -- name: queue_depths
--- What could be taken now: visible, and not leased by anybody; and the timers that are still to come.
+-- What could be taken now: visible, and not leased by anybody; and the timers that are still to come. Counted up
+-- to a limit: that there are more is all that matters then.
 with clock as (
     select coalesce(to_timestamp(%(now)s::bigint / 1000.0), clock_timestamp()) as ts
 )
 select (
-           select count(*) from {schema}.orchestrator_queue as q, clock
-            where q.visible_at <= clock.ts
-              and not exists (
-                  select from {schema}.instance_locks as l
-                   where l.instance_id = q.instance_id
-                     and l.locked_until > floor(extract(epoch from clock.ts) * 1000)
-                     and (q.id = any (l.msg_ids) or l.lock_token = '')
-              )
+           select count(*) from (
+               select from {schema}.orchestrator_queue as q
+                where q.visible_at <= (select ts from clock)
+                  and not exists (
+                      select from {schema}.instance_locks as l
+                       where l.instance_id = q.instance_id
+                         and l.locked_until > floor(extract(epoch from (select ts from clock)) * 1000)
+                         and (q.id = any (l.msg_ids) or l.lock_token = '')
+                      offset 0
+                  )
+                order by q.visible_at, q.id
+                limit %(most)s
+           ) as ready
        ),
        (
-           select count(*) from {schema}.worker_queue as q, clock
-            where q.visible_at <= clock.ts
-              and q.locked_until <= floor(extract(epoch from clock.ts) * 1000)
+           select count(*) from (
+               select from {schema}.worker_queue as q
+                where q.visible_at <= (select ts from clock)
+                  and q.locked_until <= floor(extract(epoch from (select ts from clock)) * 1000)
+                limit %(most)s
+           ) as ready
        ),
        (
-           select count(*) from {schema}.orchestrator_queue as q, clock
-            where q.visible_at > clock.ts and q.kind = 4 and q.held_visible_at is null
+           select count(*) from (
+               select from {schema}.orchestrator_queue as q
+                where q.visible_at > (select ts from clock)
+                  and q.kind = 4
+                  and q.held_visible_at is null
+                order by q.visible_at, q.id
+                limit %(most)s
+           ) as timers
        );
 
 -- name: instance_stats

@@ -1,0 +1,188 @@
+"""What people ask of a store that has become large costs what they ask for, not what is there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from duroxide.providers.base import InstanceFilter, InstanceQuery, PruneOptions
+from duroxide_pg import admin, migrate
+from duroxide_pg.provider import PostgresProvider
+from tests.fixtures.postgres import Database
+from tests.provider.test_postgres_plans import Explained, pages
+
+DAY_MS = 86_400_000
+BEGAN_MS = 1_700_000_000_000
+INSTANCE = """
+insert into duroxide.instances
+       (instance_id, orchestration_name, parent_instance_id, status, started_at, created_at, updated_at, completed_at)
+select %s, 'x', %s, %s, at, at, at, case when %s in ('Completed', 'Failed') then at + interval '1 hour' end
+  from (select to_timestamp(%s / 1000.0) as at) as a
+"""
+MANY = """
+insert into duroxide.instances
+       (instance_id, orchestration_name, status, started_at, created_at, updated_at, completed_at)
+select 'i' || i, 'x', case when i %% 10 = 0 then 'Failed' when i %% 2 = 0 then 'Completed' else 'Running' end,
+       at, at, at, case when i %% 2 = 0 then at end
+  from generate_series(1, %(n)s) as i, lateral (select timestamptz '2020-01-01' + i * interval '1 minute') as t (at);
+insert into duroxide.history_log
+select 'i' || i, 1, 1, 5, repeat('x', 300), now() from generate_series(1, %(n)s) as i;
+insert into duroxide.orchestrator_queue (instance_id, kind, work_item, visible_at)
+select 'i' || i, 4, 'x', now() + interval '1 day' from generate_series(1, %(n)s) as i;
+"""
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    migrate.upgrade(database.dsn)
+    with psycopg.connect(database.superuser_dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def provider(
+    database: Database, connection: psycopg.Connection[Any]
+) -> AsyncIterator[Explained]:
+    provider = Explained(database.superuser_dsn)
+    yield provider
+    await provider.close()
+
+
+def fill(connection: psycopg.Connection[Any], count: int) -> None:
+    with psycopg.ClientCursor(connection) as cursor:
+        cursor.execute(MANY, {"n": count})
+    connection.execute("vacuum analyze")
+
+
+def ids(connection: psycopg.Connection[Any]) -> set[str]:
+    return {row[0] for row in connection.execute("select instance_id from duroxide.instances")}
+
+
+class TestSlices:
+    @pytest.mark.parametrize(("size", "page"), [(1, 1), (2, 3), (3, 2), (7, 50), (500, 5_000)])
+    async def test_however_a_deletion_is_sliced_it_deletes_the_same(
+        self,
+        connection: psycopg.Connection[Any],
+        provider: PostgresProvider,
+        monkeypatch: pytest.MonkeyPatch,
+        size: int,
+        page: int,
+    ) -> None:
+        monkeypatch.setattr(admin, "SLICE", size)
+        monkeypatch.setattr(admin, "PAGE", page)
+        chance = random.Random(size)
+        cutoff_ms = BEGAN_MS + 20 * DAY_MS
+        to_go: set[str] = set()
+        for number in range(40):
+            root = f"root{chance.random()}"
+            at_ms = BEGAN_MS + (number // 3) * 3 * DAY_MS  # several at the same time
+            own = chance.choice(["Completed", "Failed", "Running"])
+            below = [chance.choice(["Completed", "Failed", "Running"]) for _ in range(number % 3)]
+            family = [root, *(f"{root}/{place}" for place in range(len(below)))]
+            for name, parent, status in zip(family, [None, *family], [own, *below], strict=False):
+                connection.execute(INSTANCE, [name, parent, status, status, at_ms])
+            if "Running" not in [own, *below] and at_ms < cutoff_ms:
+                to_go |= set(family)
+        everything = ids(connection)
+        assert 5 < len(to_go) < len(everything)
+        result = await provider.delete_instances_by_filter(
+            InstanceFilter(completed_before_ms=cutoff_ms)
+        )
+        assert result.instances_deleted == len(to_go)
+        assert ids(connection) == everything - to_go
+
+    async def test_a_limit_ends_between_slices_and_the_oldest_go_first(
+        self,
+        connection: psycopg.Connection[Any],
+        provider: PostgresProvider,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(admin, "SLICE", 4)
+        fill(connection, 60)
+        result = await provider.delete_instances_by_filter(InstanceFilter(limit=10))
+        assert result.instances_deleted == 10
+        ended = {f"i{number}" for number in range(2, 21, 2)}
+        assert ids(connection) == {f"i{number}" for number in range(1, 61)} - ended
+
+    async def test_pruning_goes_on_where_the_last_slice_ended(
+        self,
+        connection: psycopg.Connection[Any],
+        provider: PostgresProvider,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(admin, "SLICE", 7)
+        fill(connection, 30)
+        connection.execute(
+            "insert into duroxide.executions_done"
+            " select 'i' || i, e, 'ContinuedAsNew', 'x', null, now(), now()"
+            " from generate_series(1, 30) as i, generate_series(1, 4) as e"
+        )
+        everything = InstanceFilter(limit=100)
+        result = await provider.prune_executions_by_filter(everything, PruneOptions(keep_last=2))
+        assert (result.instances_processed, result.executions_deleted) == (30, 90)
+        result = await provider.prune_executions_by_filter(everything, PruneOptions(keep_last=2))
+        assert (result.instances_processed, result.executions_deleted) == (30, 0)
+
+
+class TestCosts:
+    async def test_deleting_what_is_old_does_not_look_at_what_is_new(
+        self, connection: psycopg.Connection[Any], provider: Explained
+    ) -> None:
+        fill(connection, 20_000)
+        old = InstanceFilter(completed_before_ms=1_577_836_800_000 + 100 * 60_000)
+        result = await provider.delete_instances_by_filter(old)
+        assert result.instances_deleted == 49
+        assert pages(provider.plans)["delete_ended_trees_v1"] < 3_000
+
+    async def test_a_page_of_a_listing_costs_the_same_wherever_it_is(
+        self, connection: psycopg.Connection[Any], provider: Explained
+    ) -> None:
+        fill(connection, 20_000)
+        cursor = None
+        costs = []
+        for _ in range(20):
+            provider.plans.clear()
+            page = await provider.list_page(InstanceQuery(), limit=50, cursor=cursor)
+            cursor = page.next_cursor
+            (plan,) = [p for p in provider.plans if "order by s.created_at desc" in p["Query Text"]]
+            costs.append(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
+        assert max(costs) <= 60
+
+    async def test_metrics_of_a_large_store_are_estimates_from_a_sample(
+        self,
+        connection: psycopg.Connection[Any],
+        provider: Explained,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        fill(connection, 20_000)
+        exact = await provider.system_metrics()
+        assert (exact.total_instances, exact.total_events) == (20_000, 100_000)
+        assert (exact.running_instances, exact.completed_instances) == (10_000, 8_000)
+        assert exact.failed_instances == 2_000
+        assert exact.total_executions == 20_000
+        monkeypatch.setattr(admin, "METRICS_PAGES", 50)
+        provider.plans.clear()
+        estimate = await provider.system_metrics()
+        assert pages(provider.plans)["system_metrics_v1"] < 400  # the tables have 1,500
+        assert estimate.total_instances == pytest.approx(20_000, rel=0.6)
+        assert estimate.total_events == pytest.approx(100_000, rel=0.6)
+        running = estimate.running_instances / estimate.total_instances
+        assert running == pytest.approx(0.5, abs=0.05)
+
+    async def test_a_long_queue_is_counted_up_to_a_limit(
+        self,
+        connection: psycopg.Connection[Any],
+        provider: Explained,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        fill(connection, 20_000)
+        assert (await provider.queue_depths()).timer_queue == 20_000
+        monkeypatch.setattr(admin, "MOST_QUEUED", 100)
+        provider.plans.clear()
+        assert (await provider.queue_depths()).timer_queue == 100
+        (plan,) = [p for p in provider.plans if "as timers" in p["Query Text"]]
+        assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 200
