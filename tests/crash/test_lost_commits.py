@@ -19,6 +19,7 @@ COMMIT = b"df._finish_step_v1("  # in one packet with the COMMIT
 async def test_a_step_whose_commit_is_not_answered_happens_once(
     installed: Database, workflows: Workflows, is_applied: bool
 ) -> None:
+    """df-execution 12.27: lost connection."""
     workflows.run("create table effects (step text)")
     async with Proxy().to(installed.dsn) as proxy:
         if is_applied:

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("worker")
     ],
 )
 def test_if_takes_the_arm_of_its_condition(workflows: Workflows, condition: str, arm: str) -> None:
+    """df-execution 12.2: documented arm, other arm skipped. df-execution 12.19: untaken arm."""
     workflows.run("create table pg_temp_nothing (i int)")
     instance = workflows.start(
         f"df.if('{condition}', 'select ''yes'' as arm', 'select ''no'' as arm')"
@@ -40,6 +41,7 @@ def test_if_takes_the_arm_of_its_condition(workflows: Workflows, condition: str,
 
 
 def test_if_rows_looks_at_a_named_result(workflows: Workflows) -> None:
+    """df-execution 12.3: rows and no rows, unknown name, no SQL result."""
     expression = "'select {} as n where {}' |=> 'found' ~> df.if_rows('found', {}, {})"
     arms = ("'select $found as arm'", "'select ''none'' as arm'")
     assert workflows.finish(expression.format(7, True, *arms))["rows"] == [{"arm": 7}]
@@ -51,6 +53,7 @@ def test_if_rows_looks_at_a_named_result(workflows: Workflows) -> None:
 
 
 def test_join_gives_the_results_in_the_order_of_its_branches(workflows: Workflows) -> None:
+    """df-execution 12.4: 2 branches, 3 branches, nested arrays."""
     result = workflows.finish(
         "df.join3('select 1 as n from pg_sleep(0.2)', 'select 2 as n', 'select 3 as n')"
     )
@@ -63,6 +66,7 @@ def test_join_gives_the_results_in_the_order_of_its_branches(workflows: Workflow
 def test_join_waits_for_all_and_reports_the_first_failure_by_position(
     workflows: Workflows,
 ) -> None:
+    """df-execution 12.4: others complete, lowest position."""
     workflows.run("create table seen (i int)")
     error = workflows.fail(
         "df.join3('insert into seen select 1 from pg_sleep(0.3)', 'select 1/0',"
@@ -85,6 +89,7 @@ def test_names_of_join_branches_are_merged_and_stale_copies_are_not(workflows: W
 def test_race_is_won_by_the_first_and_the_loser_is_cancelled_at_the_server(
     workflows: Workflows,
 ) -> None:
+    """df-execution 12.5: faster wins, loser cancelled."""
     workflows.run("create table seen (i int)")
     result = workflows.finish(
         "(('insert into seen select 1 from pg_sleep(60)' |=> 'slow')"
@@ -97,6 +102,7 @@ def test_race_is_won_by_the_first_and_the_loser_is_cancelled_at_the_server(
 
 
 def test_a_failing_branch_can_win_a_race(workflows: Workflows) -> None:
+    """df-execution 12.5: failing branch wins."""
     error = workflows.fail("df.race(df.sleep(30), 'select 1/0')")
     assert error.startswith("RACE right branch failed: SQL execution failed")
 
@@ -115,12 +121,14 @@ def ticks(workflows: Workflows) -> None:
 
 @pytest.mark.usefixtures("ticks")
 def test_a_root_loop_runs_until_its_condition_is_false(workflows: Workflows) -> None:
+    """df-execution 12.6: at root, condition false, iteration count."""
     result = workflows.finish(f"df.loop({COUNT}, 'select count(*) < 3 from ticks')", timeout_s=30)
     assert result["rows"] == [{"i": 3}]
 
 
 @pytest.mark.usefixtures("ticks")
 def test_a_break_ends_the_nearest_loop_with_its_value(workflows: Workflows) -> None:
+    """df-execution 12.6: break values. df-execution 12.7: through THEN."""
     body = f"({COUNT} |=> 'tick' ~> df.if('select $tick >= 2', df.break('$tick'), 'select 1'))"
     assert workflows.finish(f"df.loop({body})", timeout_s=30) == 2
     assert workflows.finish("df.loop(df.break())") is None
@@ -130,6 +138,7 @@ def test_a_break_ends_the_nearest_loop_with_its_value(workflows: Workflows) -> N
 
 @pytest.mark.usefixtures("ticks")
 def test_a_loop_after_something_does_not_repeat_it(workflows: Workflows) -> None:
+    """df-execution 12.6: after a prefix, prefix once."""
     result = workflows.finish(
         f"{COUNT} ~> (df.loop({COUNT} |=> 't', 'select count(*) < 3 from ticks') |=> 'last')"
         " ~> 'select $t as t, $last as last, (select count(*) from ticks) as n'",
@@ -157,6 +166,7 @@ def test_a_loop_in_a_branch_adds_no_prefix(workflows: Workflows) -> None:
 
 @pytest.mark.usefixtures("ticks")
 def test_a_break_leaves_if_join_and_race_on_its_way(workflows: Workflows) -> None:
+    """df-execution 12.7: through IF, through JOIN, through RACE."""
     inside = (
         "df.race(df.join('select 1', df.if('select 1', df.break('out'), 'select 2')), df.sleep(20))"
     )
@@ -164,12 +174,14 @@ def test_a_break_leaves_if_join_and_race_on_its_way(workflows: Workflows) -> Non
 
 
 def test_a_break_outside_a_loop_fails(workflows: Workflows) -> None:
+    """df-execution 12.7: outside."""
     node = '{"node_type":"BREAK","query":"{\\"break_value\\":null}"}'
     error = workflows.fail(f"'select 1' ~> $${node}$$")
     assert error.startswith("df.break() was called outside of a loop.")
 
 
 def test_a_signal_that_was_sent_early_is_waiting(workflows: Workflows) -> None:
+    """df-execution 12.32: before the wait."""
     instance = workflows.start(
         "df.sleep(1) ~> df.wait_for_signal('go') |=> 'sig' ~> 'select $sig.data as d'"
     )
@@ -180,6 +192,7 @@ def test_a_signal_that_was_sent_early_is_waiting(workflows: Workflows) -> None:
 
 
 def test_signals_of_one_name_are_taken_one_by_one(workflows: Workflows) -> None:
+    """df-execution 12.32: during."""
     instance = workflows.start(
         "(df.wait_for_signal('go') |=> 'a') ~> (df.wait_for_signal('go') |=> 'b')"
         " ~> 'select $a.data as a, $b.data as b'"
@@ -195,6 +208,7 @@ def test_signals_of_one_name_are_taken_one_by_one(workflows: Workflows) -> None:
 
 
 def test_parallel_waits_see_the_same_signal(workflows: Workflows) -> None:
+    """df-execution 12.32: parallel waits."""
     instance = workflows.start("df.wait_for_signal('go') & df.wait_for_signal('go')")
     eventually(
         lambda: workflows.one("select count(*) from df._signal_waiters") == 2, what="both wait"
@@ -216,6 +230,7 @@ def test_a_signal_that_does_not_come_in_time_is_a_result(workflows: Workflows) -
 
 @pytest.mark.usefixtures("ticks")
 def test_a_wait_that_lost_its_race_leaves_no_waiter_behind(workflows: Workflows) -> None:
+    """df-execution 12.32: race, between iterations."""
     instance = workflows.start(
         "df.loop((df.wait_for_signal('go') | df.sleep(0))"
         f" ~> {COUNT}, 'select count(*) < 2 from ticks') ~> df.wait_for_signal('go')"

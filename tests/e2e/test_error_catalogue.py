@@ -77,7 +77,10 @@ def test_the_result_of_a_node_that_failed_is_its_error(
 def test_a_role_that_lost_df_http_meanwhile_sends_nothing(
     installed: Database, workflows: Workflows
 ) -> None:
-    """The right is looked at when the request is due, not when the workflow starts."""
+    """The right is looked at when the request is due, not when the workflow starts.
+
+    df-execution 12.30: revoked meanwhile.
+    """
     session = Workflows.connect(installed.create_role("sender"))
     role = installed.role("sender")
     workflows.one("select df.grant_usage(%s, include_http => true)", role)

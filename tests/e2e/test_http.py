@@ -191,12 +191,14 @@ def test_a_multipart_body_can_not_be_broken_out_of(workflows: Workflows, site: S
 def test_a_request_that_may_not_be_sent_is_refused(
     workflows: Workflows, site: Site, config: dict[str, Any], complaint: str
 ) -> None:
+    """df-execution 12.29: refusals. df-execution 12.31: CR and LF, header types."""
     assert complaint in workflows.fail(node(**config))
     assert site.requests == []
 
 
 @pytest.mark.usefixtures("http_worker")
 def test_a_request_has_one_time_limit(workflows: Workflows, site: Site) -> None:
+    """df-execution 12.31: time-outs."""
     error = workflows.fail(node(url=f"{site.url}/slow", method="GET", timeout_seconds=1))
     assert error == f"HTTP timeout after 1s: {site.url}/slow"
     eventually(lambda: site.requests)

@@ -40,6 +40,7 @@ def member(installed: Database, workflows: Workflows, name: str) -> Workflows:
 async def test_a_step_follows_its_role_when_that_is_renamed(
     installed: Database, workflows: Workflows
 ) -> None:
+    """df-execution 12.23: renamed."""
     session = granted(installed, workflows, "old")
     instance = session.start(
         f"{WAIT} ~> 'select session_user as who' ~> 'select session_user as who'"
@@ -67,6 +68,7 @@ async def test_a_step_follows_its_role_when_that_is_renamed(
 async def test_a_new_role_with_the_name_of_a_dropped_one_gets_none_of_its_steps(
     installed: Database, workflows: Workflows, tx: str
 ) -> None:
+    """df-execution 12.23: dropped. df-execution 12.27: role dropped."""
     session = granted(installed, workflows, "gone")
     role, dsn = installed.role("gone"), installed.roles["gone"]
     workflows.run("create table effects (who text); grant insert on effects to public")

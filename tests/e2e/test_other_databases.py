@@ -40,6 +40,7 @@ def ledger(installed: Database, elsewhere: str) -> list[tuple[int]]:
 async def test_steps_of_a_workflow_run_in_the_database_that_it_names(
     installed: Database, workflows: Workflows, elsewhere: str
 ) -> None:
+    """df-execution 12.24: without companion schema."""
     async with Worker(installed.dsn, SETTINGS):
         instance = workflows.one(
             "select df.start('insert into ledger values (1) returning step' |=> 'n' "

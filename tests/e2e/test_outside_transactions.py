@@ -33,6 +33,7 @@ def details(workflows: Workflows, instance: str) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("worker_here")
 def test_what_can_not_run_in_a_transaction_runs_outside_and_says_so(workflows: Workflows) -> None:
+    """df-execution 12.25: VACUUM, CREATE INDEX CONCURRENTLY, CALL with COMMIT."""
     workflows.run("create table items (i int)")
     workflows.run(
         "create procedure fill() language plpgsql as $$ begin"

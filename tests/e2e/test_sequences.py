@@ -27,6 +27,7 @@ def test_the_example_of_the_readme(workflows: Workflows) -> None:
 
 
 def test_steps_run_in_order_and_the_last_result_is_the_workflows(workflows: Workflows) -> None:
+    """df-execution 12.1: runs in order."""
     workflows.run("create table ledger (n int generated always as identity, step text)")
     result = workflows.finish(
         "'insert into ledger (step) values (''a'')' ~> 'insert into ledger (step) values (''b'')'"
@@ -36,6 +37,7 @@ def test_steps_run_in_order_and_the_last_result_is_the_workflows(workflows: Work
 
 
 def test_a_failure_ends_the_workflow_and_says_why(workflows: Workflows) -> None:
+    """df-execution 12.1: failure skips the rest. df-execution 12.19: after failure."""
     workflows.run("create table t (i int unique)")
     instance = workflows.start(
         "'insert into t values (1)' ~> 'insert into t values (1)' ~> 'insert into t values (2)'"
@@ -126,6 +128,7 @@ def test_a_workflow_whose_start_was_rolled_back_leaves_nothing(workflows: Workfl
     ],
 )
 def test_a_step_may_be_any_text(workflows: Workflows, text: str, rows: list[Any]) -> None:
+    """df-execution 12.25: several statements, only a comment, SET, COMMIT of the user."""
     assert workflows.finish(f"'{text}'")["rows"] == rows
 
 
@@ -170,6 +173,7 @@ def test_a_long_chain_runs_without_recursion_trouble(workflows: Workflows) -> No
 def test_a_worker_that_is_asked_to_stop_gives_back_what_it_holds(
     workflows: Workflows, worker: WorkerProcess
 ) -> None:
+    """df-execution 12.33: graceful stop."""
     instance = workflows.start("'select pg_sleep(60)' ~> 'select 1 as done'")
     running = "select count(*) from pg_stat_activity where query like '%%pg_sleep(60)' and state = 'active'"
     eventually(lambda: workflows.one(running) == 1, what="the step runs")

@@ -12,6 +12,7 @@ from tests.fixtures.workflows import Workflows
 async def test_a_step_of_a_role_that_became_a_superuser_is_refused_unless_that_is_allowed(
     installed: Database, workflows: Workflows
 ) -> None:
+    """df-execution 12.23: superuser on and off."""
     session = granted(installed, workflows, "promoted")
     refused = session.start("'select 1'")
     allowed = session.start("df.wait_for_signal('go') ~> 'select 1'")

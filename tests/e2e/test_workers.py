@@ -42,6 +42,7 @@ async def run_with_worker(installed: Database, session: Workflows, instance: str
 async def test_a_step_runs_in_a_session_of_its_submitter(
     installed: Database, workflows: Workflows
 ) -> None:
+    """df-execution 12.22: current_user and session_user. df-execution 12.23: odd names."""
     ann = granted(installed, workflows, "Ann's")
     instance = ann.start(
         "'set role none; select session_user as s, current_user as c,"
@@ -84,6 +85,7 @@ async def test_without_a_way_to_log_in_the_error_names_role_and_remedy(
 async def test_two_workers_share_the_work_of_one_database(
     installed: Database, workflows: Workflows
 ) -> None:
+    """df-execution 12.33: two workers."""
     workflows.run("create table done (i int)")
     settings = Settings.load({"shutdown_grace": 1.0, "sql_concurrency": 2}, {})
     async with Worker(installed.dsn, settings), Worker(installed.dsn, settings):
@@ -96,6 +98,7 @@ async def test_two_workers_share_the_work_of_one_database(
 
 
 async def test_a_worker_can_wait_for_the_schema(database: Database) -> None:
+    """df-execution 12.33: worker before schema."""
     from pg_durable import install
 
     settings = Settings.load({"shutdown_grace": 1.0}, {})
@@ -111,6 +114,7 @@ async def test_a_worker_can_wait_for_the_schema(database: Database) -> None:
 
 
 async def test_a_worker_survives_its_schema(installed: Database) -> None:
+    """df-execution 12.33: schema dropped and recreated. df-execution 12.27: schema dropped."""
     from pg_durable import install
 
     # Short leases: the worker that began anew may have been cut off in the middle of a turn.
@@ -127,6 +131,7 @@ async def test_a_worker_survives_its_schema(installed: Database) -> None:
 async def test_old_instances_are_removed_with_all_that_belongs_to_them(
     installed: Database, workflows: Workflows
 ) -> None:
+    """df-execution 12.33: retention by age, children removed."""
     settings = Settings.load({"shutdown_grace": 1.0, "reconcile_interval": 0.2}, {})
     async with Worker(installed.dsn, settings):
         old = workflows.start("'select 1' ~> df.loop('select 2', 'select false')")
@@ -148,6 +153,7 @@ async def test_old_instances_are_removed_with_all_that_belongs_to_them(
 async def test_of_a_long_loop_only_the_newest_iterations_are_kept(
     installed: Database, workflows: Workflows
 ) -> None:
+    """df-execution 12.9: history bounded."""
     workflows.run("insert into df._settings values ('keep_executions', '2')")
     settings = Settings.load({"shutdown_grace": 1.0, "reconcile_interval": 0.2}, {})
     workflows.run("create table ticks (i int)")

@@ -243,6 +243,7 @@ def test_a_child_of_an_earlier_iteration_is_superseded_as_well(
 def test_the_loser_of_a_race_reads_cancelled_and_what_it_never_began_skipped(
     alice: Connection, owner: Connection
 ) -> None:
+    """df-execution 12.19: race loser."""
     instance_id = start(alice, "'FAST' | ('SLOW' ~> 'AFTER')")
     for query, status in (
         ("RACE", "completed"),
@@ -261,6 +262,7 @@ def test_the_loser_of_a_race_reads_cancelled_and_what_it_never_began_skipped(
 
 
 def test_a_cancelled_workflow_has_nothing_running(alice: Connection, owner: Connection) -> None:
+    """df-execution 12.19: cancelled instance."""
     instance_id = start(alice, "'A' ~> 'B'")
     stamp(owner, instance_id, "THEN", "running", f"{instance_id}::1")
     stamp(owner, instance_id, "A", "running", f"{instance_id}::1")

@@ -104,6 +104,7 @@ def test_a_foreign_schema_is_refused_and_left_alone(database: Database, schema: 
 
 
 def test_a_newer_schema_is_refused(database: Database) -> None:
+    """df-execution 12.33: newer schema."""
     install.install(database.dsn)
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         connection.execute("update df._alembic_version set version_num = '9999'")

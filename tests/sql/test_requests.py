@@ -144,6 +144,7 @@ def test_pause_and_resume_are_told_once_each(alice: Connection, owner: Connectio
 
 @pytest.mark.parametrize("call", ["signal(%s, 'x')", "pause(%s)", "resume(%s)"])
 def test_an_ended_workflow_takes_no_requests(alice: Connection, call: str) -> None:
+    """df-execution 12.32: terminal instance."""
     i = start(alice, "'SELECT 1'")
     alice.execute("select df.cancel(%s)", [i])
     error = refusal(alice, f"select df.{call}", i)
@@ -186,6 +187,7 @@ CLAIM = "select df._claim_signal_v1(%s, %s, %s, %s, %s)"
 def test_data_is_compact_json_or_becomes_a_string(
     alice: Connection, owner: Connection, data: str, kept: str
 ) -> None:
+    """df-execution 12.32: payload forms."""
     i = start(alice, "'SELECT 1'")
     assert value(alice, "select df.signal(%s, 'go', %s)", i, data) == "OK"
     assert signals(owner, i) == [("go", 1, kept)]
@@ -260,6 +262,7 @@ def test_a_wait_for_the_future_ignores_what_was_sent(alice: Connection, owner: C
 
 
 def test_a_rolled_back_signal_was_never_sent(alice: Connection, owner: Connection) -> None:
+    """df-execution 12.32: rollback of the sender."""
     i = start(alice, "'SELECT 1'")
     with alice.transaction(force_rollback=True):
         alice.execute("select df.signal(%s, 'go')", [i])

@@ -30,6 +30,7 @@ def test_null_arguments_write_nothing(alice: Connection) -> None:
 
 @pytest.mark.parametrize("call", ["setvar('k', 'v')", "unsetvar('k')", "clearvars()"])
 def test_a_step_may_read_but_not_change_them(alice: Connection, call: str) -> None:
+    """df-execution 12.26: setters refused."""
     with alice.transaction(force_rollback=True):
         alice.execute("select df.setvar('k', 'v')")
         alice.execute("set local df.in_workflow = 'true'")

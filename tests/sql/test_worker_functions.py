@@ -220,6 +220,7 @@ def test_a_child_never_ends_its_root(alice: Connection, owner: Connection) -> No
 
 @pytest.mark.parametrize("final", ["completed", "failed", "cancelled"])
 def test_a_final_status_is_never_replaced(alice: Connection, owner: Connection, final: str) -> None:
+    """df-execution 12.18: never overwritten."""
     i = start(alice, "'A'")
     owner.execute("update df.instances set status = %s where id = %s", [final, i])
     for status in ("Running", "Completed", "Failed"):
@@ -319,6 +320,7 @@ def test_a_step_ends_in_the_transaction_of_its_effect(
 
 
 def test_a_step_whose_lease_ended_writes_nothing(alice: Connection, owner: Connection) -> None:
+    """df-execution 12.21: late write."""
     i = start(alice, "'A'")
     token = lease(owner, i, seconds=-1)
     assert refusal(alice, FINISH, token, "BODY", None).sqlstate == "PD001"

@@ -38,6 +38,7 @@ LISTED = Policy.parse(
     ],
 )
 def test_a_url_without_one_clear_meaning_is_refused(url: str) -> None:
+    """df-execution 12.29: authority tricks."""
     with pytest.raises(Blocked, match="Blocked: "):
         parse_url(url)
 
@@ -102,6 +103,7 @@ SPECIAL = (
 
 @pytest.mark.parametrize("text", SPECIAL.split())
 def test_special_addresses_are_never_connected_to(text: str) -> None:
+    """df-execution 12.29: address ranges."""
     address = ipaddress.ip_address(text)
     assert not is_public(address)
     assert not PUBLIC.allows_address(address)
@@ -132,6 +134,7 @@ def test_metadata_stays_out_of_reach_even_without_restrictions(text: str) -> Non
 
 @given(st.ip_addresses(v=4))
 def test_no_address_becomes_public_by_being_wrapped(address: ipaddress.IPv4Address) -> None:
+    """df-execution 12.29: embedded forms."""
     number = int(address)
     for prefix in (0xFFFF << 32, 0, 0x0064FF9B << 96):
         assert not is_public(ipaddress.IPv6Address(prefix | number))

@@ -109,6 +109,7 @@ EXPRESSIONS = st.sampled_from(
 def test_the_next_match_is_later_and_the_first(
     expression: str, timezone: str, after: datetime
 ) -> None:
+    """df-execution 12.8: strictly after now."""
     found = next_time(expression, after, timezone=timezone)
     assert found > after
     middle = after + (found - after) / 2

@@ -101,6 +101,7 @@ def raw(template: str, **variables: str) -> str:
     ],
 )
 def test_a_reference_in_sql(template: str, expected: str) -> None:
+    """df-execution 12.12: SQL mode, prefix of another name, dot at the end, unknown names."""
     assert sql(template) == expected
 
 
@@ -149,10 +150,12 @@ def test_an_error_says_which_reference_and_what_is_bound() -> None:
     ],
 )
 def test_a_reference_in_raw_text(template: str, expected: str) -> None:
+    """df-execution 12.12: raw mode."""
     assert raw(template) == expected
 
 
 def test_too_many_rows_are_not_expanded() -> None:
+    """df-execution 12.15: 10000 and 10001 rows."""
     results = {"big": rows(*({"i": i} for i in range(10_001)))}
     with pytest.raises(SubstitutionError, match=r"result has 10001 rows, exceeding the maximum"):
         substitute_sql("from $big.*", Bindings(results=results))
@@ -177,6 +180,7 @@ def test_variables_go_in_verbatim_once(template: str, expected: str) -> None:
 
 
 def test_a_variable_may_bring_in_a_reference_but_a_result_may_not() -> None:
+    """df-execution 12.13: braces in a value, reference in a value."""
     assert sql("select {v}", v="$n") == "select 7"
     results = {"a": rows({"v": "$b {c}"}), "b": rows({"v": "no"})}
     bindings = Bindings(variables={"c": "no"}, results=results)
@@ -184,6 +188,7 @@ def test_a_variable_may_bring_in_a_reference_but_a_result_may_not() -> None:
 
 
 def test_without_results_every_dollar_is_text() -> None:
+    """df-execution 12.12: no names."""
     assert substitute_sql("select $n, $x.y?", Bindings()) == "select $n, $x.y?"
 
 
