@@ -60,6 +60,7 @@ class RuntimeOptions:
     drain_timeout_ms: int = field(default=30_000, kw_only=True)
     session_cleanup_interval_ms: int = field(default=300_000, kw_only=True)
     worker_threads: int | None = field(default=None, kw_only=True)  # for `def` activities
+    nondeterminism: Literal["retry", "fail"] = field(default="retry", kw_only=True)
     slow_turn_ms: int = field(default=500, kw_only=True)  # holding the loop is warned of; 0: never
     versions: Sequence[VersionRange] | None = field(default=None, kw_only=True)
     limits: Limits = field(default=Limits(), kw_only=True)
@@ -86,6 +87,10 @@ class RuntimeOptions:
         for name in ("slow_turn_ms", "prefetch_ms"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.nondeterminism not in ("retry", "fail"):
+            raise ValueError(
+                f"nondeterminism must be 'retry' or 'fail', not {self.nondeterminism!r}"
+            )
         if not isinstance(self.worker_tag_filter, TagSelection):
             parse_tag_filter(self.worker_tag_filter)
 

@@ -28,13 +28,20 @@ UNRESOLVED_VERSION = "0.0.0"  # nobody found code for it
 
 
 def poisoned(
-    leased: LeasedTurn, inbox: Inbox | None, *, max_attempts: int, now_ms: int, limits: Limits
+    leased: LeasedTurn,
+    inbox: Inbox | None,
+    *,
+    max_attempts: int,
+    now_ms: int,
+    limits: Limits,
+    failure: Failure | None = None,
 ) -> tuple[ExecutionId, TurnResult] | None:
     """How the instance fails: its parent is answered, all that is open is cancelled.
 
     Args:
         leased: with its whole history.
         inbox: None if a message can't be read.
+        failure: why; default: it was delivered too often.
 
     Returns:
         The execution that fails and what its last turn adds; None if there is nothing that could fail,
@@ -54,7 +61,7 @@ def poisoned(
             seed="",
             limits=limits,
         )
-        failure = _failure(leased, _whole(leased, execution_id), max_attempts)
+        failure = failure or _failure(leased, _whole(leased, execution_id), max_attempts)
         return execution_id, fail_execution([], failure, now_ms=now_ms, start=start)
     events, problem = _read(leased)
     if problem is not None:
@@ -70,7 +77,7 @@ def poisoned(
             first=_first(leased.history),
         )
         return leased.execution_id, result
-    failure = _failure(leased, _whole(leased, leased.execution_id), max_attempts)
+    failure = failure or _failure(leased, _whole(leased, leased.execution_id), max_attempts)
     return leased.execution_id, fail_execution(events, failure, now_ms=now_ms)
 
 

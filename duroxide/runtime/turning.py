@@ -14,6 +14,7 @@ from duroxide.codec import decode_events
 from duroxide.engine.run import Run
 from duroxide.engine.turn import TurnResult
 from duroxide.errors import CodecError, NonDeterminismError
+from duroxide.failures import Failure, nondeterminism
 from duroxide.history import OrchestrationStarted
 from duroxide.ids import ExecutionId, InstanceId
 from duroxide.providers.base import AbandonTurn, CommitItem, LeasedTurn
@@ -93,7 +94,9 @@ class TurnRunner:
             return self._orphan(leased)
         try:
             return await self._run(leased, inbox)
-        except (CodecError, NonDeterminismError) as error:
+        except NonDeterminismError as error:
+            return self._diverged(leased, inbox, error)
+        except CodecError as error:
             return self.leave_to_others(leased, str(error))
         except Exception as error:
             logger.exception("a turn of %s failed outside its code", leased.instance_id)
@@ -104,6 +107,8 @@ class TurnRunner:
         try:
             return self.apply(leased, inbox, live, is_cached=True)
         except NonDeterminismError as error:
+            if self._options.nondeterminism == "fail":
+                return Decision(item=hand_back(leased))  # the whole history is needed for the end
             return self.leave_to_others(leased, str(error))
         except Exception as error:
             logger.exception("a turn of %s failed outside its code", leased.instance_id)
@@ -282,20 +287,38 @@ class TurnRunner:
             return Decision(item=replace(consume_item(leased), bury="no such instance"))
         return Decision(item=hand_back(leased, delay_ms=delay_ms))
 
+    def _diverged(self, leased: LeasedTurn, inbox: Inbox, error: NonDeterminismError) -> Decision:
+        """Code that does not repeat its history: wait for the right code or, if told so, fail now."""
+        if self._options.nondeterminism == "retry":
+            return self.leave_to_others(leased, str(error))
+        if leased.history_after:
+            return self._with_whole_history(leased)
+        self._observer.turn_refused(leased.instance_id, str(error))
+        return self._fail(leased, inbox, "its code is nondeterministic", nondeterminism(str(error)))
+
     def _poison(self, leased: LeasedTurn, inbox: Inbox | None) -> Decision:
         """Fail the instance, so that nobody waits for it for ever."""
         if leased.history_after:
-            self._cache.forget(leased.instance_id)
-            return Decision(item=hand_back(leased))  # the whole history is needed for the end
+            return self._with_whole_history(leased)
         self._observer.instance_poisoned(leased.instance_id, leased.attempt_count)
+        return self._fail(leased, inbox, f"delivered {leased.attempt_count} times without effect")
+
+    def _with_whole_history(self, leased: LeasedTurn) -> Decision:
+        """Have it delivered again: its end can't be written without it."""
+        self._cache.forget(leased.instance_id)
+        return Decision(item=hand_back(leased))
+
+    def _fail(
+        self, leased: LeasedTurn, inbox: Inbox | None, reason: str, failure: Failure | None = None
+    ) -> Decision:
         end = poisoned(
             leased,
             inbox,
             max_attempts=self._options.attempts,
             now_ms=self._clock.now_ms(),
             limits=self._options.limits,
+            failure=failure,
         )
-        reason = f"delivered {leased.attempt_count} times without effect"
         if end is None:
             return Decision(item=replace(consume_item(leased), bury=reason))
         execution_id, result = end

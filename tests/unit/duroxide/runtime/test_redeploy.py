@@ -93,7 +93,7 @@ class Refusals(Observer):
 
 
 def deployed(
-    provider: MemoryProvider, code: Code, observer: Observer | None = None
+    provider: MemoryProvider, code: Code, observer: Observer | None = None, **options: Any
 ) -> AsyncRuntime:
     registry = Registry().add(
         define_activity(reserve),
@@ -102,8 +102,8 @@ def deployed(
         define_orchestration(ship, version="2.0.0"),
         define_orchestration(code, name="order"),
     )
-    options = RuntimeOptions(observer=observer or Observer())
-    return AsyncRuntime(provider, registry, options)
+    settings = RuntimeOptions(observer=observer or Observer(), **options)
+    return AsyncRuntime(provider, registry, settings)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,39 @@ def test_an_instance_goes_on_when_the_right_code_is_deployed_again(
             assert_replays(after, define_orchestration(right, name="order"))
 
     run_virtual(story())
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_wrong_code_fails_an_instance_at_once_where_that_is_wanted(cache: str) -> None:
+    async def wrong(ctx: OrchestrationContext) -> str:
+        await right(ctx)
+        await asyncio.sleep(0)
+        return "wrong"
+
+    async def story() -> None:
+        provider = MemoryProvider(clock=LoopClock())
+        refusals = Refusals()
+        async with AsyncClient(provider) as client:
+            async with deployed(provider, wrong, refusals, nondeterminism="fail", cache=cache):
+                await client.start("order", instance_id="o1")
+                await asyncio.sleep(10)
+                await client.raise_event("o1", "go")
+                state = await client.wait("o1")
+            assert state.status is ExecutionStatus.FAILED
+            assert (state.output or "").startswith(
+                "nondeterministic: an orchestration can await only"
+            )
+            assert len(refusals.reports) == 1
+            events = await client.history("o1")
+            assert type(events[-1].kind).__name__ == "OrchestrationFailed"
+            assert [e.event_id for e in events] == list(range(1, len(events) + 1))
+
+    run_virtual(story())
+
+
+def test_an_option_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="nondeterminism must be 'retry' or 'fail', not 'ignore'"):
+        RuntimeOptions(nondeterminism="ignore")  # type: ignore[arg-type]
 
 
 def test_what_code_asked_for_and_forgot_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
