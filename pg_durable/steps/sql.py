@@ -231,6 +231,8 @@ class SqlSteps:
             return actor.refused(error.message)
         if error.sqlstate.startswith(("40", "57P")):
             return TryAgain(from_server(error, hint=_snapshot_hint(step, failure)))
+        if error.sqlstate.startswith("53"):  # a full disk, no memory: the record can wait for space
+            return TryAgain(from_server(error), counts=not failure.is_ours)
         return from_server(error)
 
     def _before(self, step: SqlStep, actor: Actor) -> list[str]:

@@ -79,3 +79,13 @@ def all_ended(dsn: str, started: Sequence[str], *, timeout_s: float = 60.0) -> N
             timeout_s=15,
             what="nothing is left behind",
         )
+
+
+def some_effects(dsn: str, least: int) -> None:
+    """Wait until the load runs."""
+    session = Workflows.connect(dsn)
+    with session.connection:
+        eventually(
+            lambda: session.one("select count(*) from effects") >= least,
+            what=f"there are {least} effects",
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -17,6 +18,8 @@ class Proxy:
         self.cuts = 0
         self._loses_replies_to: bytes | None = None
         self._loses: bytes | None = None
+        self._chance = random.Random()
+        self._one_in = 0
         self._serving: set[asyncio.Task[None]] = set()
 
     def lose_the_reply_to(self, request: bytes) -> None:
@@ -26,6 +29,10 @@ class Proxy:
     def lose(self, request: bytes) -> None:
         """The next request with these bytes does not reach the server, and the connection ends."""
         self._loses = request
+
+    def lose_replies_at_random(self, chance: random.Random, *, one_in: int) -> None:
+        """From now on, one in so many requests reaches the server, and its connection ends with the reply."""
+        self._chance, self._one_in = chance, one_in
 
     @asynccontextmanager
     async def to(self, dsn: str) -> AsyncIterator[Proxy]:
@@ -75,6 +82,8 @@ class Proxy:
                     return
                 if self._loses_replies_to is not None and self._loses_replies_to in data:
                     self._loses_replies_to = None
+                    is_cut.set()
+                if self._one_in and self._chance.randrange(self._one_in) == 0:
                     is_cut.set()
                 server_writer.write(data)
                 await server_writer.drain()

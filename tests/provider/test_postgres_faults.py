@@ -29,6 +29,7 @@ from duroxide.providers.base import (
 )
 from duroxide.version import ENGINE_VERSION
 from duroxide_pg import migrate
+from duroxide_pg import provider as provider_module
 from duroxide_pg.provider import PostgresProvider
 from tests.fixtures.postgres import Database
 from tests.provider.postgres_proxy import Proxy
@@ -221,3 +222,31 @@ async def test_a_closed_provider_opens_no_connection(
         await provider.read_status([InstanceId("a")])
     with pytest.raises(ProviderError, match="closed"):
         await provider.poll_turns(worker="w", want=1, lease_ms=1)
+
+
+SLOW_HOOK = """
+create table speed (seconds float);
+insert into speed values (60);
+create function slow(text[], bigint[], text[], text[], text[], text[], boolean) returns text[]
+language sql as $$ select '{}'::text[] from pg_sleep((select seconds from public.speed)); $$
+"""
+
+
+async def test_a_commit_that_takes_longer_than_it_may_is_sent_again_and_applied_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(provider_module._SESSION, "statement_timeout", "50ms")
+    migrate.upgrade(database.dsn)
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute(SLOW_HOOK)
+        provider = PostgresProvider(database.dsn, commit_hook="public.slow")
+        (leased,) = await started(provider, "a")
+        turn = turn_of(leased)
+        with pytest.raises(ProviderError, match="statement timeout") as raised:
+            await provider.commit([turn])
+        assert raised.value.retryable
+        connection.execute("update speed set seconds = 0")
+    (result,) = await provider.commit([turn])
+    assert result.code is CommitCode.APPLIED
+    assert await count(database.dsn, "history_log") == 1
+    await provider.close()
