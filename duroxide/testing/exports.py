@@ -11,16 +11,13 @@ from duroxide.codec import decode_events
 from duroxide.errors import CodecError, RegistrationError
 from duroxide.history import (
     Event,
-    KeyValueCleared,
-    KeyValuesCleared,
-    KeyValueSet,
     OrchestrationStarted,
 )
 from duroxide.ids import ExecutionId, InstanceId
 from duroxide.management import EXPORT_FORMAT
 from duroxide.registry import Registry
 from duroxide.state import ExecutionStatus, KeyValue
-from duroxide.testing.replay import assert_replays
+from duroxide.testing.replay import assert_replays, store_key_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,18 +87,5 @@ def assert_export_replays(
         if definition is None:
             raise RegistrationError(f"orchestration {name!r} version {version} is not registered")
         statuses[execution_id] = assert_replays(events, definition, key_values=dict(values))
-        _apply(values, events)
+        store_key_values(values, events)
     return statuses
-
-
-def _apply(values: dict[str, KeyValue], events: Iterable[Event]) -> None:
-    for event in events:
-        match event.kind:
-            case KeyValueSet(key=key, value=value, last_updated_at_ms=at_ms):
-                values[key] = KeyValue(value=value, updated_at_ms=at_ms)
-            case KeyValueCleared(key=key):
-                values.pop(key, None)
-            case KeyValuesCleared():
-                values.clear()
-            case _:
-                pass

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from duroxide.codec import decode_events
 from duroxide.engine.run import Guard, Run
-from duroxide.history import Event
+from duroxide.history import Event, KeyValueCleared, KeyValuesCleared, KeyValueSet
 from duroxide.registry import OrchestrationDef
 from duroxide.state import ExecutionStatus, KeyValue
 
@@ -46,3 +46,17 @@ def read_history(history: Sequence[Event] | Sequence[str]) -> tuple[Event, ...]:
     if texts:
         return decode_events(texts)
     return tuple(item for item in history if isinstance(item, Event))
+
+
+def store_key_values(values: dict[str, KeyValue], events: Iterable[Event]) -> None:
+    """Do to the values what these events say was done; the next execution begins with the result."""
+    for event in events:
+        match event.kind:
+            case KeyValueSet(key=key, value=value, last_updated_at_ms=at_ms):
+                values[key] = KeyValue(value=value, updated_at_ms=at_ms)
+            case KeyValueCleared(key=key):
+                values.pop(key, None)
+            case KeyValuesCleared():
+                values.clear()
+            case _:
+                pass

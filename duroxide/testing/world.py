@@ -30,9 +30,9 @@ from duroxide.payload import JSON
 from duroxide.registry import ActivityDef, OrchestrationDef, Registry
 from duroxide.sdk_context import KV_SYSCALL
 from duroxide.signatures import encode_positional
-from duroxide.state import ExecutionStatus
+from duroxide.state import ExecutionStatus, KeyValue
 from duroxide.testing.clocks import ManualClock
-from duroxide.testing.replay import assert_replays
+from duroxide.testing.replay import assert_replays, store_key_values
 from duroxide.testing.stage import ActivityKey, Instance, Stage
 
 HOLD: Any = object()
@@ -118,11 +118,13 @@ class Handle:
         Raises:
             NonDeterminismError: it does not; the message shows both sides.
         """
+        values: dict[str, KeyValue] = {}
         for events in self.executions:
             started: Any = events[0].kind
             code = definition or self._world.registry.orchestration(started.name, started.version)
             assert code is not None
-            assert_replays(events, code)
+            assert_replays(events, code, key_values=dict(values))
+            store_key_values(values, events)
 
 
 class World:
