@@ -127,8 +127,9 @@ class Journal:
         if self._sealed:
             raise Parked
 
-    def _check_inside(self) -> None:
-        """Refuse a thread, an activity or a callback that got hold of the context."""
+    def _check_asker(self) -> None:
+        """Refuse code whose run is over, and others that got hold of the context: an activity, a thread."""
+        self.check_open()
         if self.executor.current is None:
             raise RuntimeError(
                 f"the context of orchestration {self.started.name!r} was used outside of its code, "
@@ -142,8 +143,8 @@ class Journal:
             LimitExceeded: the history would become too long; nothing is recorded.
             RuntimeError: it is not code of this execution that asks.
         """
-        self.check_open()
-        self._check_inside()
+        if self._sealed or self.executor.current is None:
+            self._check_asker()
         limits = self.limits
         event_id = self.last_id + len(self.commands) + 1
         size = event_bytes(kind)
@@ -368,8 +369,7 @@ class Journal:
         return known
 
     def _decide_patch(self, patch_id: str) -> bool:
-        self.check_open()
-        self._check_inside()
+        self._check_asker()
         self._check_name("Patch id", patch_id)
         marker = history.PatchMarked(patch_id=patch_id)
         if self.is_replaying:
@@ -381,8 +381,7 @@ class Journal:
 
     def continue_as_new(self, input_text: str, version: str | None) -> NoReturn:
         """End this execution when the run has come to rest; the first call counts."""
-        self.check_open()
-        self._check_inside()
+        self._check_asker()
         self._check_payload("Input of the next execution", input_text)
         unread = len(self.queues.unread())
         if unread > self.limits.carry_forward_events:
