@@ -28,8 +28,9 @@ from duroxide.providers.base import (
     TagSelection,
     TurnPoll,
 )
+from duroxide.providers.memory import changes_what_clients_see
 from duroxide.providers.text import unstorable
-from duroxide.state import ExecutionStatus, KeyValue
+from duroxide.state import KeyValue
 from duroxide.version import VersionRange
 from duroxide_pg import migrate
 from duroxide_pg.admin import PostgresAdmin
@@ -399,7 +400,8 @@ class PostgresProvider(PostgresAdmin):
         sessions: SessionOwner | None = None,
     ) -> ActivityPoll:
         keys = _tag_keys(tags)
-        topics = [f"activities:{key}" for key in keys] if keys is not None else ["activities:*"]
+        is_open = keys is None or None in keys
+        topics = ["activities:*"] if is_open else [f"activities:{key}" for key in keys or ()]
         waiting = self._waiting(self._wakeups.activities, topics, wait_ms)
         parameters = {
             "worker": worker,
@@ -462,11 +464,7 @@ class PostgresProvider(PostgresAdmin):
             for tag in left:
                 wakeups.wake_others(f"activities:{tag or ''}")
                 wakeups.wake_others("activities:*")
-        wakeups.changed(
-            turn.instance_id
-            for turn in batch.turns
-            if turn.status is not ExecutionStatus.RUNNING or turn.custom_status is not None
-        )
+        wakeups.changed(turn.instance_id for turn in batch.turns if changes_what_clients_see(turn))
         wakeups.send_wakes()
 
     # Leases.
@@ -578,15 +576,17 @@ def _held_columns(held: Sequence[TurnToken]) -> dict[str, Texts]:
     }
 
 
-def _tag_keys(tags: TagSelection) -> list[str] | None:
-    """The tags as the store has them, '' for none; None: any."""
+def _tag_keys(tags: TagSelection) -> list[str | None] | None:
+    """The tags as the store has them, '' for none; None: any. A None in front: any but the others."""
     match tags.mode:
         case TagMode.DEFAULT_ONLY:
             return [""]
         case TagMode.TAGS:
-            return sorted(tags.tags)
+            return [*sorted(tags.tags)]
         case TagMode.DEFAULT_AND:
             return ["", *sorted(tags.tags)]
+        case TagMode.EXCEPT:
+            return [None, *sorted(tags.tags)]
         case TagMode.ANY:
             return None
         case TagMode.NONE:

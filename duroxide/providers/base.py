@@ -150,6 +150,7 @@ class TagMode(Enum):
     TAGS = "tags"  # tagged with one of the set
     DEFAULT_AND = "default_and"  # untagged, or tagged with one of the set
     ANY = "any"
+    EXCEPT = "except"  # untagged, or tagged with none of the set or below one: `a/b` is below `a`
     NONE = "none"
 
 
@@ -161,12 +162,12 @@ class TagSelection:
     tags: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        needs_tags = self.mode in (TagMode.TAGS, TagMode.DEFAULT_AND)
+        needs_tags = self.mode in (TagMode.TAGS, TagMode.DEFAULT_AND, TagMode.EXCEPT)
         if needs_tags != bool(self.tags):
             raise ValueError(
                 f"tag mode {self.mode.value!r} {'needs' if needs_tags else 'takes no'} tags"
             )
-        if len(self.tags) > MAX_WORKER_TAGS:
+        if len(self.tags) > MAX_WORKER_TAGS and self.mode is not TagMode.EXCEPT:
             raise ValueError(f"{len(self.tags)} worker tags, at most {MAX_WORKER_TAGS} are allowed")
 
     def accepts(self, tag: str | None) -> bool:
@@ -179,6 +180,10 @@ class TagSelection:
                 return tag is None or tag in self.tags
             case TagMode.ANY:
                 return True
+            case TagMode.EXCEPT:
+                return tag is None or not any(
+                    tag == kept_out or tag.startswith(f"{kept_out}/") for kept_out in self.tags
+                )
             case TagMode.NONE:
                 return False
 

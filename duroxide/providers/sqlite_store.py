@@ -718,6 +718,11 @@ def _tag_condition(tags: TagSelection) -> tuple[str, dict[str, str]]:
             return among, names
         case TagMode.DEFAULT_AND:
             return f"(a.tag is null or {among})", names
+        case TagMode.EXCEPT:
+            below = " or ".join(
+                f"substr(a.tag, 1, length(:{name}) + 1) = :{name} || '/'" for name in names
+            )
+            return f"(a.tag is null or not ({among} or {below}))", names
         case TagMode.ANY | TagMode.NONE:
             return "true", {}
 

@@ -26,12 +26,13 @@ from duroxide.providers.base import (
     Provider,
     TagMode,
 )
-from duroxide.registry import Registry
-from duroxide.runtime.admission import Admission
+from duroxide.registry import ActivityDef, Registry
+from duroxide.runtime.admission import Admission, Gates
 from duroxide.runtime.ahead import Ahead
 from duroxide.runtime.backoff import redelivery_delay_ms
 from duroxide.runtime.builtin import builtin_activities
 from duroxide.runtime.calls import call_activity
+from duroxide.runtime.caps import TagCaps
 from duroxide.runtime.deliveries import (
     Completion,
     Delivery,
@@ -124,13 +125,18 @@ class ActivityDispatcher:
         self._slots = Slots(options.activity_slots)
         self._admission = Admission(options.activity_slots)
         self._ahead = Ahead(options.activity_slots, options.prefetch_ms / 1000)
+        self._caps = TagCaps(
+            options.tag_caps, lambda: self._ahead.count / max(1, options.activity_slots)
+        )
         self._waiting: dict[ActivityToken, Delivery] = {}  # for a slot, in the order of arrival
         self._look: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[Any]] = set()
         self._in_hand: dict[ActivityToken, LeasedActivity] = {}  # until they are recorded
         self._nothing_in_hand = asyncio.Event()
         self._nothing_in_hand.set()
-        self._slotted: set[ActivityToken] = set()  # until their code has ended
+        self._slotted: dict[
+            ActivityToken, str | None
+        ] = {}  # their tags, until their code has ended
         self._stray: set[asyncio.Task[Any]] = set()
         self._is_draining = False
         self._is_stopped = False
@@ -154,16 +160,16 @@ class ActivityDispatcher:
             worker=self._worker_id,
             limit=free,
             lease_ms=self._leases.lease_ms,
-            tags=self._options.tags,
+            tags=self._caps.selection(self._options.tags),
         )
 
     async def _poll(self, want: int) -> int:
         answer = await self._provider.poll_activities(
             worker=self._worker_id,
-            want=want,
+            want=self._caps.at_most(want),
             lease_ms=self._leases.lease_ms,
             wait_ms=self._options.long_poll_ms,
-            tags=self._options.tags,
+            tags=self._caps.selection(self._options.tags),
             sessions=self._sessions.claim(),
         )
         self._clock.observe(answer.now_ms)
@@ -183,8 +189,9 @@ class ActivityDispatcher:
         for leased in activities:
             self._in_hand[leased.token] = leased
             self._nothing_in_hand.clear()
-            self._slotted.add(leased.token)
+            self._slotted[leased.token] = leased.tag
             self._slots.take()
+            self._caps.take(leased.tag)
             self._sessions.began(leased)
             self._receive(leased, known.get(leased.activity_id))
 
@@ -244,14 +251,16 @@ class ActivityDispatcher:
 
     def _free_slot(self, token: ActivityToken) -> None:
         if token in self._slotted:
-            self._slotted.remove(token)
+            tag = self._slotted.pop(token)
             self._slots.give()
+            if self._caps.give(tag) and self.poller.is_asking:
+                # That poll leaves out what there is room for now.
+                self._provider.wake(activities=True)
 
     def _leave_gate(self, delivery: Delivery) -> None:
         if delivery.is_let_through:
             delivery.is_let_through = False
-            definition = delivery.definition
-            self._admission.leave(definition.name, definition.max_concurrency)
+            self._admission.leave(delivery.gates)
 
     # One activity.
 
@@ -277,11 +286,19 @@ class ActivityDispatcher:
             leased.token, leased.expires_at_ms, lambda: self._lose(delivery), delivery.renewed
         )
         self._waiting[leased.token] = delivery
-        self._admission.enter(name, definition.max_concurrency, lambda: self._run(delivery))
+        delivery.gates = self._gates(definition, leased.tag)
+        self._admission.enter(delivery.gates, lambda: self._run(delivery))
         if leased.token in self._waiting:
             delivery.began = asyncio.get_running_loop().time()
             self._look_soon()
         return None
+
+    def _gates(self, definition: ActivityDef[..., Any], tag: str | None) -> Gates:
+        """The gates of an activity: of its tag, from the most special, then of its name."""
+        limit = definition.max_concurrency
+        by_name = () if limit is None else ((definition.name, limit),)
+        by_tag = self._caps.gates(tag)
+        return (*((f"tag {level}", cap) for level, cap in by_tag), *by_name) if by_tag else by_name
 
     def _look_soon(self) -> None:
         if self._look is None:

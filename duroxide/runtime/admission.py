@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
-Begin = Callable[[], None]
+Begin: TypeAlias = Callable[[], None]
+Gates: TypeAlias = Sequence[tuple[str, int]]
 
 
 class Gate:
@@ -32,27 +35,33 @@ class Gate:
 
 
 class Admission:
-    """A gate for each name, and behind them one for all."""
+    """Gates by name, one behind the other, and behind them one for all."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._all = Gate(limit)
         self._by_name: dict[str, Gate] = {}
 
-    def enter(self, name: str, limit: int | None, begin: Begin) -> None:
-        """Call `begin`, now or as soon as there is room; `leave` has to follow.
+    def enter(self, gates: Gates, begin: Begin) -> None:
+        """Call `begin`, now or as soon as there is room behind each gate; `leave` has to follow.
 
         Args:
-            limit: of this name; None: only that of all.
+            gates: name and limit, in the order in which they are passed.
         """
-        if limit is None:
+        if not gates:
             return self._all.enter(begin)
+        go_on = functools.partial(self._all.enter, begin)
+        for name, limit in reversed(gates):
+            go_on = functools.partial(self._gate(name, limit).enter, go_on)
+        return go_on()
+
+    def _gate(self, name: str, limit: int) -> Gate:
         gate = self._by_name.get(name)
         if gate is None:
             gate = self._by_name[name] = Gate(min(limit, self._limit))
-        return gate.enter(lambda: self._all.enter(begin))
+        return gate
 
-    def leave(self, name: str, limit: int | None) -> None:
+    def leave(self, gates: Gates) -> None:
         self._all.leave()
-        if limit is not None:
+        for name, _ in reversed(gates):
             self._by_name[name].leave()

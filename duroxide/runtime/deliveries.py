@@ -16,6 +16,7 @@ from duroxide.payload import JSON
 from duroxide.providers.base import FinishActivity, LeasedActivity
 from duroxide.registry import ActivityDef
 from duroxide.routing import message_of
+from duroxide.runtime.admission import Gates
 from duroxide.runtime.calls import failure_of_activity, result_text
 from duroxide.runtime.telemetry import ActivityRecord
 
@@ -31,6 +32,7 @@ class Delivery:
     context: ActivityContext
     text: str  # its input
     variables: contextvars.Context  # in which the code and its observers run
+    gates: Gates = ()  # of the admission
     task: asyncio.Task[Any] | None = None
     began: float = 0.0  # to run or, before that, to wait; by the loop's clock
     is_let_through: bool = False  # by the admission, which has to be told of its end

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from duroxide.limits import Limits
 from duroxide.providers.base import TagMode, TagSelection
+from duroxide.runtime.caps import CapOf
 from duroxide.runtime.telemetry import Observer
 from duroxide.version import ENGINE_VERSION, SemVer, VersionRange
 
@@ -60,6 +61,7 @@ class RuntimeOptions:
     drain_timeout_ms: int = field(default=30_000, kw_only=True)
     session_cleanup_interval_ms: int = field(default=300_000, kw_only=True)
     worker_threads: int | None = field(default=None, kw_only=True)  # for `def` activities
+    tag_caps: CapOf | None = field(default=None, kw_only=True)  # with the tag filter `any`
     nondeterminism: Literal["retry", "fail"] = field(default="retry", kw_only=True)
     slow_turn_ms: int = field(default=500, kw_only=True)  # holding the loop is warned of; 0: never
     versions: Sequence[VersionRange] | None = field(default=None, kw_only=True)
@@ -93,6 +95,8 @@ class RuntimeOptions:
             )
         if not isinstance(self.worker_tag_filter, TagSelection):
             parse_tag_filter(self.worker_tag_filter)
+        if self.tag_caps is not None and self.tags.mode is not TagMode.ANY:
+            raise ValueError("tag_caps needs the worker_tag_filter 'any'")
 
     @property
     def live_executions(self) -> int:

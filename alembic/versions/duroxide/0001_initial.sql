@@ -1438,7 +1438,8 @@ as $$
 $$;
 -- Lease up to p_want activities, oldest first.
 --
--- p_tag_keys: the tags that the caller accepts, '' for untagged; null: any. Without p_session_owner,
+-- p_tag_keys: the tags that the caller accepts, '' for untagged; null: any. With a null in front: any but
+-- the others and those below them, as `a/b` is below `a`. Without p_session_owner,
 -- activities of sessions are left alone; with it, they go to the owner of their session, and at most
 -- p_max_new sessions without a live owner become the caller's.
 --
@@ -1488,7 +1489,7 @@ begin
         perform {schema}._sweep_cancellations_v1();
     end if;
 
-    if v_keys is null then
+    if v_keys is null or v_keys[1] is null and cardinality(v_keys) > 0 then
         -- The distinct keys, one index probe each.
         with recursive keys as (
             (select q.tag_key from {schema}.worker_queue as q
@@ -1500,7 +1501,12 @@ begin
               from keys as k where k.tag_key is not null
         )
         select coalesce(array_agg(k.tag_key), '{}') into v_keys
-          from keys as k where k.tag_key is not null;
+          from keys as k
+         where k.tag_key is not null
+           and not exists (
+               select from unnest(p_tag_keys[2:]) as e
+                where k.tag_key = e or starts_with(k.tag_key, e || '/')
+           );
     end if;
 
     return query
@@ -1520,7 +1526,7 @@ begin
     if p_session_owner is not null then
         select s.o_instances, s.o_ids into v_instances, v_ids
           from {schema}._claim_sessions_v1(
-              p_session_owner, p_want, p_session_lease_ms, p_max_new, v_keys, p_tag_keys is null,
+              p_session_owner, p_want, p_session_lease_ms, p_max_new, p_tag_keys, p_tag_keys is null,
               v_ts, v_now) as s;
     end if;
 
@@ -1649,7 +1655,14 @@ begin
                   where q.session_id = m.session_id
                     and q.visible_at <= p_ts
                     and q.locked_until <= p_now
-                    and (p_any_tag or q.tag_key = any (p_tag_keys))
+                    and (
+                        p_any_tag
+                        or q.tag_key = any (p_tag_keys)
+                        or p_tag_keys[1] is null and cardinality(p_tag_keys) > 0 and not exists (
+                            select from unnest(p_tag_keys[2:]) as e
+                             where q.tag_key = e or starts_with(q.tag_key, e || '/')
+                        )
+                    )
                   order by q.session_id, q.visible_at, q.id
                   limit p_want
              ) as w

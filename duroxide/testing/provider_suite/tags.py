@@ -17,6 +17,10 @@ def default_and(*tags: str) -> TagSelection:
     return TagSelection(TagMode.DEFAULT_AND, frozenset(tags))
 
 
+def but(*tags: str) -> TagSelection:
+    return TagSelection(TagMode.EXCEPT, frozenset(tags))
+
+
 async def mixed(store: StoreDriver) -> None:
     """2 untagged, 3 gpu, 4 untagged, 5 big."""
     await store.schedule(
@@ -98,3 +102,17 @@ class TagSuite(SuiteBase):
         many = tuple(activity("i1", number, tag="slow") for number in range(2, 302))
         await store.schedule(*many, activity("i1", 302))
         assert await found(store, TagSelection()) == [302]
+
+    async def test_except_fetches_untagged_and_what_is_not_below(self, store: StoreDriver) -> None:
+        await store.schedule(
+            activity("i1", 2),
+            activity("i1", 3, tag="sql/ann"),
+            activity("i1", 4, tag="sql/ann/x"),
+            activity("i1", 5, tag="sql/anne"),
+            activity("i1", 6, tag="sql"),
+            activity("i1", 7, tag="s_l/ann"),
+        )
+        assert await found(store, but("sql/ann")) == [2, 5, 6, 7]
+        assert await found(store, but("sql")) == [2, 7]
+        assert await found(store, but("sql", "s_l/ann", "x", "y", "z", "%")) == [2]
+        assert await found(store, ANY) == [2, 3, 4, 5, 6, 7]

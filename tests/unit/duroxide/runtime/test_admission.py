@@ -14,6 +14,11 @@ from duroxide.runtime.admission import Admission
 LIMITS = {"a": 1, "b": 2, "c": None}
 
 
+def gates(name: str) -> tuple[tuple[str, int], ...]:
+    limit = LIMITS[name]
+    return () if limit is None else ((name, limit),)
+
+
 @given(
     limit=st.integers(1, 4),
     names=st.lists(st.sampled_from(sorted(LIMITS)), max_size=30),
@@ -34,10 +39,10 @@ def test_all_run_in_order_and_never_too_many(limit: int, names: list[str], draw:
     def end_one() -> None:
         name, number = running[draw.randrange(len(running))]
         running.remove((name, number))
-        admission.leave(name, LIMITS[name])
+        admission.leave(gates(name))
 
     for number, name in enumerate(names):
-        admission.enter(name, LIMITS[name], partial(begin, (name, number)))
+        admission.enter(gates(name), partial(begin, (name, number)))
         if running and draw.random() < 0.3:
             end_one()
     while running:
@@ -46,3 +51,13 @@ def test_all_run_in_order_and_never_too_many(limit: int, names: list[str], draw:
     for name in LIMITS:
         mine = [number for other, number in begun if other == name]
         assert mine == sorted(mine)
+
+
+def test_who_waits_at_a_special_gate_takes_no_place_of_the_general_one() -> None:
+    admission = Admission(10)
+    begun: list[str] = []
+    for name in ("sql/ann", "sql/ann", "sql/ann", "sql/bob"):
+        admission.enter(((name, 1), ("sql", 2)), partial(begun.append, name))
+    assert begun == ["sql/ann", "sql/bob"]
+    admission.leave((("sql/ann", 1), ("sql", 2)))
+    assert begun == ["sql/ann", "sql/bob", "sql/ann"]
