@@ -120,7 +120,7 @@ def all_ended(workflows: Workflows) -> bool:
 def test_every_effect_happens_once_whenever_workers_are_killed(
     installed: Database, workflows: Workflows, tmp_path: Path
 ) -> None:
-    """df-execution 12.27: kill matrix, two workers."""
+    """df-execution 12.27: two workers."""
     seed = given_seed()
     chance = random.Random(seed)
     workflows.run(TABLES)

@@ -157,7 +157,7 @@ def all_clean(
 def test_a_worker_that_dies_costs_nothing(
     installed: Database, workflows: Workflows, tmp_path: Path, point: str
 ) -> None:
-    """df-execution 12.27: each point of the kill matrix."""
+    """df-execution 12.27: each point."""
     name, bytes_, moment = POINTS[point]
     scenario = SCENARIOS[name]
     log = tmp_path / "worker.log"
@@ -242,7 +242,7 @@ def test_a_worker_that_dies_in_a_sweep_leaves_it_to_the_next(
 def test_a_request_that_is_sent_again_carries_the_same_key(
     installed: Database, workflows: Workflows, tmp_path: Path, answered: bool
 ) -> None:
-    """df-execution 12.27: HTTP. df-execution 12.31: Idempotency-Key stable across redelivery."""
+    """df-execution 12.27: HTTP. df-execution 12.31: stable key."""
     log = tmp_path / "worker.log"
     victims: list[BaseProcess] = []
 
@@ -281,7 +281,7 @@ def test_a_request_that_is_sent_again_carries_the_same_key(
 def test_a_worker_that_is_stopped_beyond_its_leases_and_goes_on_does_no_harm(
     installed: Database, workflows: Workflows, tmp_path: Path
 ) -> None:
-    """df-execution 12.27: paused beyond the lease, then continued, beside a second worker."""
+    """df-execution 12.27: paused beyond the lease, two workers."""
     log = tmp_path / "worker.log"
     slow = "$$insert into effects (workflow, step) select '{sys_instance_id}', 'one' from pg_sleep(0.3)$$"
     with running(installed.dsn, log) as first:
@@ -306,7 +306,7 @@ def test_a_worker_that_is_stopped_beyond_its_leases_and_goes_on_does_no_harm(
 def test_the_server_ends_the_session_of_a_step_and_the_step_happens_once(
     installed: Database, workflows: Workflows, tmp_path: Path
 ) -> None:
-    """df-execution 12.27: pg_terminate_backend on the step's connection."""
+    """df-execution 12.27: session ended."""
     slow = "$$insert into effects (workflow, step) select '{sys_instance_id}', 'one' from pg_sleep(0.5)$$"
     with running(installed.dsn, tmp_path / "worker.log"):
         instance = workflows.start(f"{slow} ~> {effect('two')}")

@@ -96,7 +96,9 @@ class Trap:
                 if self._moment is not Moment.BEFORE:
                     there.write(data if self._moment is Moment.AFTER else _without_commit(data))
                     answered.clear()
+                    rest = asyncio.ensure_future(_pass_on(reader, there))  # of a long request
                     await answered.wait()
+                    rest.cancel()
                 self._spring()
                 self.is_sprung.set()
                 return
@@ -115,6 +117,11 @@ class Trap:
             with suppress(ConnectionError):
                 writer.write(data)
                 await writer.drain()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 20):
+        writer.write(data)
 
 
 def _without_commit(data: bytes) -> bytes:

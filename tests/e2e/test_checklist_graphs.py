@@ -142,7 +142,7 @@ def test_a_loop_goes_on_after_a_hundred_thousand_iterations(
     assert workflows.one("select df.result(%s)::jsonb", root)["rows"] == [{"n": 100001}]
 
 
-BY_HAND = {
+BY_HAND: dict[str, tuple[list[tuple[str | None, ...]], str]] = {
     "unknown type": ([("r", "SQUARE", "select 1", None, None)], "SQUARE"),
     "dangling child": (
         [("r", "THEN", None, "a", "b"), ("a", "SQL", "select 1", None, None)],
@@ -170,8 +170,8 @@ def test_a_graph_that_was_written_by_hand_fails_with_clear_words(
     """df-execution 12.10: unknown type, dangling child, cycle, shared child."""
     nodes, words = BY_HAND[fault]
     instance = str(standing.one("select substr(md5(random()::text), 1, 8)"))
-    ids = {short: f"{instance[:7]}{n}" for n, short in enumerate("rab")}
-    rows = [
+    ids: dict[str | None, str] = {short: f"{instance[:7]}{n}" for n, short in enumerate("rab")}
+    rows: list[list[str | None]] = [
         [ids[short], instance, kind, query]
         + [None if child is None else ids[child] for child in (left, right)]
         for short, kind, query, left, right in nodes

@@ -213,7 +213,7 @@ TO_THE_WORKERS_RIGHTS = {
 def test_a_step_can_not_reach_the_rights_of_the_worker(
     installed: Database, workflows: Workflows, roles: dict[str, Workflows]
 ) -> None:
-    """df-execution 12.22: RESET ROLE under login, current_user and session_user."""
+    """df-execution 12.22: RESET ROLE, current_user and session_user."""
     bob, me = roles["bob"], installed.role("bob")
     owner = str(workflows.one("select current_user::text"))
     with running_worker(installed):
