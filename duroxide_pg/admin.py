@@ -31,6 +31,7 @@ from duroxide.state import ExecutionStatus
 from duroxide_pg import transactions
 from duroxide_pg.arrays import Numbers, Texts
 from duroxide_pg.connections import HotConnection
+from duroxide_pg.health import DEFAULT_LIMITS, Health, Limits, report
 from duroxide_pg.queries import Statement
 from duroxide_pg.rows import to_status
 from duroxide_pg.wakeups import Wakeups
@@ -293,6 +294,19 @@ class PostgresAdmin:
             queue_pending_count=pending,
             kv_user_key_count=keys,
             kv_total_value_bytes=value_bytes,
+        )
+
+    async def health(self, limits: Limits = DEFAULT_LIMITS) -> Health:
+        """What is wrong with the store or will be soon; reads a few pages, however much is stored."""
+        (queues,) = await self._ask("health_queues", now=self._admin_now_ms())
+        return report(
+            self.schema,
+            holders=await self._ask("health_holders"),
+            sizes=await self._ask("health_tables"),
+            indexes=await self._ask("health_indexes"),
+            queues=queues,
+            settings=await self._ask("health_settings"),
+            limits=limits,
         )
 
     async def cleanup_sessions(self, *, idle_ms: int) -> int:

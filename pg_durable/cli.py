@@ -17,6 +17,7 @@ from pg_durable import install as installation
 from pg_durable.commands.about import show_report, show_versions
 from pg_durable.commands.demo import run_demo
 from pg_durable.commands.dev import run_dev
+from pg_durable.commands.health import show_health
 from pg_durable.commands.problems import CommandFailed, ExitStatus, describe
 from pg_durable.commands.servers import named_server, required_server
 from pg_durable.commands.signals import Stopped, stop_on_signals
@@ -121,6 +122,15 @@ def check(dsn: str | None) -> None:
             f"the schema 'df' is not complete in database {report.database!r}",
             "`pg-durable install` creates operators again; functions are in `pg-durable install --sql`",
         )
+
+
+@cli.command()
+@dsn_option
+def health(dsn: str | None) -> int:
+    """Say what is wrong with the database or will be soon. Status 1 if anything is."""
+    named = required_server(dsn)
+    installation.require(named.dsn)
+    return ExitStatus.OK if show_health(named.dsn, terminal()) else ExitStatus.FAILED
 
 
 @cli.command()
