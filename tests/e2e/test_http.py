@@ -214,6 +214,7 @@ def test_without_configuration_nothing_is_sent(workflows: Workflows, site: Site)
 def test_a_name_of_this_machine_is_not_public(
     workflows: Workflows, installed: Database, site: Site, tmp_path: Path
 ) -> None:
+    """df-execution 12.29: DNS."""
     options = {"http_mode": "public", "http_ports": str(site.port), "shutdown_grace": "0.5"}
     with worker_process(installed.dsn, tmp_path / "worker.log", **options):
         error = workflows.fail(node(url=f"{site.url}/", method="GET"))
@@ -253,6 +254,7 @@ def test_a_retry_waits_for_as_long_as_the_other_side_asks(workflows: Workflows, 
 
 @pytest.mark.usefixtures("http_worker")
 def test_cancelling_an_instance_closes_its_connection(workflows: Workflows, site: Site) -> None:
+    """df-execution 12.31: cancel in flight."""
     instance = workflows.start(f"df.http('{site.url}/hang', 'GET')")
     eventually(lambda: site.requests, what="the request was sent")
     workflows.one("select df.cancel(%s)", instance)

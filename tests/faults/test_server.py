@@ -27,6 +27,7 @@ RESTARTS = int(os.environ.get("PG_DURABLE_RESTARTS", "8"))
 def test_a_restart_of_the_server_under_load_costs_nothing(
     tmp_path: Path, how: signal.Signals
 ) -> None:
+    """df-execution 12.27: server restart. df-execution 12.33: server restart."""
     with cluster() as server:
         install.install(server.dsn)
         started = start(server.dsn, 10, first=True)

@@ -127,6 +127,7 @@ async def world(*answers: list[str]) -> AsyncIterator[World]:
 
 
 async def test_a_name_is_looked_up_once_and_that_address_is_connected_to() -> None:
+    """df-execution 12.29: rebinding."""
     async with world([VETTED], [INSIDE]) as the:
         assert await the.get() == 200
         assert the.names.asked == 1

@@ -1,0 +1,146 @@
+"""Lines 28 and 31 of the checklist: what comes back from a web server, and what does not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tests.crash.receiver import http_settings
+from tests.fixtures.postgres import Database
+from tests.fixtures.workers import worker_thread
+from tests.fixtures.workflows import Workflows, eventually
+
+LIMIT = 10_000
+
+
+@dataclass
+class Server:
+    """Answers each path with what is set for it; `/hold` never answers."""
+
+    answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
+    gone: threading.Event = field(
+        default_factory=threading.Event
+    )  # who asked for /hold has hung up
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    told = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            told.paths.append(self.path)
+            if self.path == "/hold":
+                self.connection.settimeout(30)
+                assert self.connection.recv(1) == b""  # the end of the connection
+                told.gone.set()
+                return
+            status, body = told.answers[self.path]
+            self.send_response(status)
+            if status != 204:
+                self.send_header("Content-Type", "text/plain")
+                self.send_header("Content-Length", str(len(body)))
+            if 300 <= status < 400:
+                self.send_header("Location", "/elsewhere")
+            self.end_headers()
+            try:
+                self.wfile.write(body)
+            except OSError:
+                pass  # it had enough
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # inherited name
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    told.port = listening.server_address[1]
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield told
+    listening.shutdown()
+    listening.server_close()
+    thread.join()
+
+
+@contextmanager
+def worker_for(installed: Database, server: Server) -> Iterator[None]:
+    settings = {**http_settings(server.port), "http_max_response_bytes": LIMIT}
+    with worker_thread(installed.dsn, **settings):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("status", "ok", "body"), [(204, True, b""), (302, False, b"moved"), (404, False, b"none")]
+)
+def test_statuses_that_are_results(
+    installed: Database, workflows: Workflows, server: Server, status: int, ok: bool, body: bytes
+) -> None:
+    """df-execution 12.28: 204, 3xx, 404."""
+    server.answers["/x"] = (status, body)
+    with worker_for(installed, server):
+        result = workflows.finish(f"df.http('{server.url}/x', 'GET')")
+    assert (result["status"], result["ok"], result["body"]) == (status, ok, body.decode())
+    assert server.paths == ["/x"]  # and nowhere else
+
+
+@pytest.mark.parametrize(
+    ("body", "preview"),
+    [
+        ("x" * 511, "x" * 511),
+        ("x" * 512, "x" * 512),
+        ("x" * 513, "x" * 512 + "... [truncated, 513 bytes total]"),
+        ("x" * 511 + "é", "x" * 511 + "... [truncated, 513 bytes total]"),
+    ],
+    ids=["511", "512", "513", "a character of two bytes"],
+)
+def test_a_server_error_fails_with_the_beginning_of_what_it_said(
+    installed: Database, workflows: Workflows, server: Server, body: str, preview: str
+) -> None:
+    """df-execution 12.28: 500, preview of 511 512 513, cut character."""
+    server.answers["/x"] = (500, body.encode())
+    with worker_for(installed, server):
+        error = workflows.fail(f"df.http('{server.url}/x', 'GET')")
+    assert error == f"HTTP GET {server.url}/x returned 500: {preview}"
+
+
+def test_a_response_above_the_limit_fails_and_names_it(
+    installed: Database, workflows: Workflows, server: Server
+) -> None:
+    """df-execution 12.31: limits."""
+    server.answers["/fits"] = (200, b"x" * LIMIT)
+    server.answers["/large"] = (200, b"x" * (LIMIT + 1))
+    with worker_for(installed, server):
+        assert len(workflows.finish(f"df.http('{server.url}/fits', 'GET')")["body"]) == LIMIT
+        error = workflows.fail(f"df.http('{server.url}/large', 'GET')")
+    assert str(LIMIT) in error
+    assert "http_max_response_bytes" in error
+
+
+@pytest.mark.parametrize("how", ["cancel", "race"])
+def test_a_request_that_nobody_waits_for_any_more_ends(
+    installed: Database, workflows: Workflows, server: Server, how: str
+) -> None:
+    """df-execution 12.31: cancel in flight."""
+    request = f"df.http('{server.url}/hold', 'GET')"
+    with worker_for(installed, server):
+        instance = workflows.start(
+            request if how == "cancel" else f"{request} | df.wait_for_signal('go')"
+        )
+        eventually(lambda: server.paths == ["/hold"], what="the request is under way")
+        if how == "cancel":
+            workflows.one("select df.cancel(%s)", instance)
+        else:
+            workflows.one("select df.signal(%s, 'go')", instance)
+        assert server.gone.wait(10), "the connection is still open"
+        assert workflows.wait(instance) == ("cancelled" if how == "cancel" else "completed")
