@@ -13,10 +13,16 @@ _ENDS = {
     ExecutionStatus.FAILED: "orch_failures",
     ExecutionStatus.CONTINUED_AS_NEW: "orch_continue_as_new",
 }
+_ERRORS = {
+    "app_error": "orch_application_errors",
+    "infrastructure_error": "orch_infrastructure_errors",
+    "config_error": "orch_configuration_errors",
+}
 _OUTCOMES = {
     "success": "activity_success",
     "finished": "activity_success",
     "failure": "activity_app_errors",
+    "lost": "activity_infra_errors",
     "unregistered": "activity_config_errors",
     "poisoned": "activity_poison",
 }
@@ -36,8 +42,9 @@ class CountingObserver(Observer):
         self._counts["orch_starts"] += record.is_first
         if record.status in _ENDS:
             self._counts[_ENDS[record.status]] += 1
-        if record.status is ExecutionStatus.FAILED:
-            self._counts["orch_application_errors"] += 1
+            self._counts["suborchestration_calls"] += record.parent is not None
+        if record.failure is not None and record.failure.error_type in _ERRORS:
+            self._counts[_ERRORS[record.failure.error_type]] += 1
 
     def activity_started(self, record: ActivityRecord) -> None:
         self._counts["worker_dispatcher_items_fetched"] += 1

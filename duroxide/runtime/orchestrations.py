@@ -46,7 +46,7 @@ from duroxide.runtime.residents import (
 )
 from duroxide.runtime.slots import Slots
 from duroxide.runtime.storeclock import StoreClock
-from duroxide.runtime.telemetry import Observer, TurnRecord
+from duroxide.runtime.telemetry import FailureLabels, Observer, TurnRecord
 from duroxide.runtime.turning import Decision, TurnRunner, hand_back
 from duroxide.runtime.watchdog import Watchdog
 from duroxide.state import ExecutionStatus
@@ -449,6 +449,7 @@ class OrchestrationDispatcher:
                 history_events=live.cursor.last_event_id,
                 began_ms=live.began_ms,
                 parent=live.parent,
+                failure=FailureLabels.of(result.events),
             )
         )
 

@@ -26,6 +26,7 @@ from duroxide.registry import Registry
 from duroxide.runtime.activities import ActivityDispatcher
 from duroxide.runtime.deliveries import Completion
 from duroxide.runtime.flusher import Flusher
+from duroxide.runtime.gauges import Gauges
 from duroxide.runtime.guard import Guard
 from duroxide.runtime.heartbeats import Heartbeats
 from duroxide.runtime.leases import LeaseKeeper, Leases
@@ -168,6 +169,7 @@ class AsyncRuntime:
             self._spawn(self._keeper.run(), "lease keeper"),
             self._spawn(sessions.run(), "session keeper"),
             self._spawn(self._heartbeats.run(), "heartbeats"),
+            self._spawn(Gauges(self.provider, observer).run(), "gauges"),
         ]
         self._polls = [
             self._spawn(self._orchestrations.poller.run(), "poll turns"),

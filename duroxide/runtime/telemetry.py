@@ -7,14 +7,46 @@ otherwise ignored. No hook ever sees a payload.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from duroxide.failures import (
+    ApplicationFailure,
+    ConfigurationFailure,
+    InfrastructureFailure,
+    PoisonFailure,
+)
+from duroxide.history import Event, OrchestrationFailed
 from duroxide.ids import EventId, ExecutionId, InstanceId
+from duroxide.providers.base import QueueDepths, SystemMetrics
 from duroxide.state import ExecutionStatus
 
 logger = logging.getLogger("duroxide.runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class FailureLabels:
+    """What kind of failure it is, in words that are few enough to count by."""
+
+    error_type: str  # app_error, infrastructure_error, config_error, poison
+    error_category: str  # application: how it came about; else the same for all of the type
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> FailureLabels | None:
+        """Of what a turn adds; None if the execution does not fail with it."""
+        last = events[-1].kind if events else None
+        if not isinstance(last, OrchestrationFailed):
+            return None
+        match last.details.kind:
+            case ApplicationFailure(kind=kind):
+                return cls("app_error", kind.value)
+            case InfrastructureFailure(operation=operation):
+                return cls("infrastructure_error", operation)
+            case ConfigurationFailure():
+                return cls("config_error", "nondeterminism")
+            case PoisonFailure(subject=subject):
+                return cls("poison", type(subject).__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +69,7 @@ class TurnRecord:
     history_events: int  # of the execution, with those of this turn
     began_ms: int  # the execution's first event
     parent: tuple[InstanceId, ExecutionId] | None  # of a child that somebody waits for
+    failure: FailureLabels | None = None  # of a turn with which the instance failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +89,9 @@ class ActivityRecord:
 class Observer:
     """Does nothing; a subclass overrides what it is interested in."""
 
+    gauge_interval_s: float | None = None
+    """How often `store_measured` is wanted; None: never, and the store is not asked."""
+
     def hears(self, hook: str) -> bool:
         """Whether calling the hook of this name does anything."""
         return getattr(type(self), hook) is not getattr(Observer, hook)
@@ -74,6 +110,9 @@ class Observer:
 
     def store_failed(self, operation: str, error: Exception) -> None: ...
 
+    def store_measured(self, metrics: SystemMetrics, depths: QueueDepths) -> None:
+        """What is in the store, whichever processes put it there."""
+
     def instance_poisoned(self, instance_id: InstanceId, attempts: int) -> None: ...
 
     def message_dropped(self, instance_id: InstanceId, reason: str) -> None: ...
@@ -84,6 +123,8 @@ class Observers(Observer):
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
+        intervals = [o.gauge_interval_s for o in observers if o.gauge_interval_s is not None]
+        self.gauge_interval_s = min(intervals, default=None)
 
     def hears(self, hook: str) -> bool:
         return any(observer.hears(hook) for observer in self._observers)
@@ -114,6 +155,9 @@ class Observers(Observer):
     def store_failed(self, operation: str, error: Exception) -> None:
         self._tell("store_failed", operation, error)
 
+    def store_measured(self, metrics: SystemMetrics, depths: QueueDepths) -> None:
+        self._tell("store_measured", metrics, depths)
+
     def instance_poisoned(self, instance_id: InstanceId, attempts: int) -> None:
         self._tell("instance_poisoned", instance_id, attempts)
 
@@ -136,7 +180,9 @@ class LoggingObserver(Observer):
                 "execution_id": record.execution_id,
                 "orchestration_name": record.orchestration_name,
                 "orchestration_version": record.orchestration_version,
-                "history_events": record.event_count,
+                "history_events": record.history_events,
+                "attempt_count": record.attempt,
+                "outcome": record.status.value,
                 "duration_ms": record.run_seconds * 1000,
             },
         )

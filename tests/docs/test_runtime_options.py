@@ -31,7 +31,7 @@ def rows() -> list[list[str]]:
     """The cells of the table, row by row."""
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     begin = lines.index("| " + " | ".join(HEAD) + " |")
-    found = []
+    found: list[list[str]] = []
     for line in lines[begin + 2 :]:
         if not line.startswith("|"):
             return found
