@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.fixtures.postgres import Database
 from tests.fixtures.standing import count_is_below, effect, effects, shown
-from tests.fixtures.workers import QUICK, worker_process
+from tests.fixtures.workers import worker_thread
 from tests.fixtures.workflows import Workflows, eventually
 
 NAME = "'select {value} as v' |=> '{name}'"
@@ -92,19 +91,24 @@ def test_a_sleep_of_no_time_is_over_at_once(standing: Workflows) -> None:
 
 
 def test_a_sleep_keeps_its_time_while_no_worker_runs(
-    installed: Database, workflows: Workflows, tmp_path: Path
+    installed: Database, workflows: Workflows
 ) -> None:
     """df-execution 12.8: due time across a restart."""
-    quick = {name.removeprefix("PG_DURABLE_").lower(): text for name, text in QUICK.items()}
-    with worker_process(installed.dsn, tmp_path / "worker.log", **quick) as worker:
-        instance = workflows.start("df.sleep(3)")
-        timer = "select visible_at from duroxide.orchestrator_queue where instance_id = %s and timer_id is not null"
-        due = eventually(lambda: workflows.one(timer, instance), what="the timer is set")
-        worker.kill()
-        worker.start()
-        assert workflows.wait(instance) == "completed"
-    late = workflows.one("select completed_at from df.instances where id = %s", instance) - due
-    assert timedelta(0) <= late < timedelta(seconds=1.5)
+    timer = (
+        "select visible_at from duroxide.orchestrator_queue"
+        " where instance_id = %s and timer_id is not null"
+    )
+    with worker_thread(installed.dsn):
+        long, over = workflows.start("df.sleep(600)"), workflows.start("df.sleep(600)")
+        for instance in (long, over):
+            eventually(lambda: workflows.one(timer, instance), what="the timer is set")  # noqa: B023
+    due = workflows.one(timer, long)
+    workflows.run(  # as if ten minutes had gone by
+        f"update duroxide.orchestrator_queue set visible_at = now() where instance_id = '{over}'"
+    )
+    with worker_thread(installed.dsn):
+        assert workflows.wait(over) == "completed"
+        assert workflows.one(timer, long) == due
 
 
 def test_an_iteration_begins_a_second_after_the_last_one(
@@ -119,7 +123,7 @@ def test_an_iteration_begins_a_second_after_the_last_one(
 
 
 def test_a_loop_goes_on_after_a_hundred_thousand_iterations(
-    installed: Database, workflows: Workflows, tmp_path: Path
+    installed: Database, workflows: Workflows
 ) -> None:
     """df-execution 12.9: beyond 100000 iterations."""
     workflows.run("insert into df._settings values ('min_loop_interval_ms', '0')")
@@ -137,7 +141,7 @@ def test_a_loop_goes_on_after_a_hundred_thousand_iterations(
     )
     assert "99998" in changed[0][0]
     workflows.one("select df.cancel(%s)", instance)
-    with worker_process(installed.dsn, tmp_path / "worker.log"):
+    with worker_thread(installed.dsn):
         assert workflows.wait(root) == "completed", workflows.error(root)
     assert workflows.one("select df.result(%s)::jsonb", root)["rows"] == [{"n": 100001}]
 
@@ -204,7 +208,7 @@ def outcome_of(session: Workflows, instance: str, root: str, nodes: list[list[st
 
 
 def test_a_workflow_is_pending_then_running_then_completed(
-    installed: Database, workflows: Workflows, tmp_path: Path
+    installed: Database, workflows: Workflows
 ) -> None:
     """df-execution 12.18: pending running completed, timestamps, failed, cancelled."""
     instance = workflows.start("df.wait_for_signal('go')")
@@ -212,7 +216,7 @@ def test_a_workflow_is_pending_then_running_then_completed(
     assert workflows.all(times, instance)[0][:2] == ("pending", False)
     failed = workflows.start("'select 1/0'")
     cancelled = workflows.start("df.sleep(600)")
-    with worker_process(installed.dsn, tmp_path / "worker.log"):
+    with worker_thread(installed.dsn):
         eventually(lambda: workflows.status(instance) == "running", what="it runs")
         assert workflows.all(times, instance)[0][:2] == ("running", False)
         workflows.one("select df.signal(%s, 'go')", instance)
