@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 USE := $(VENV)/.installed-embedded
 DEVELOP := $(VENV)/.installed-dev
 
-.PHONY: demo dev test test-long chaos lint coverage-engine mutants format clean
+.PHONY: demo dev test test-long chaos soak lint coverage-engine mutants format clean
 .DELETE_ON_ERROR:
 
 demo: $(USE)
@@ -21,7 +21,7 @@ test: lint
 	$(BIN)/pytest
 
 # Repeated on every PostgreSQL that can be had: what talks to one.
-ON_EVERY_SERVER := $(addprefix tests/,crash docs e2e examples migrations provider sdk sql)
+ON_EVERY_SERVER := $(addprefix tests/,crash docs e2e examples faults migrations provider sdk sql)
 
 test-long: lint
 	$(BIN)/pytest -m 'long or not long'
@@ -32,6 +32,11 @@ test-long: lint
 KILLS ?= 1000
 chaos: $(DEVELOP)
 	PG_DURABLE_KILLS=$(KILLS) $(BIN)/pytest -s -m 'long or not long' --timeout 3600 tests/crash
+
+# A mixed load for MINUTES, to see that nothing grows.
+MINUTES ?= 60
+soak: $(DEVELOP)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 lint: $(DEVELOP)
 	$(BIN)/ruff format --check .

@@ -26,6 +26,8 @@ from tests.fixtures.workflows import eventually
 def standby_of(primary: Cluster, base: Path) -> Cluster:
     """A server without data yet becomes a copy of another one, which it goes on to follow."""
     made = empty_cluster(base, hot_standby="on")
+    if not (made.binaries.bindir / "pg_basebackup").exists():
+        pytest.skip(f"{made.binaries.bindir} has no pg_basebackup")
     shutil.copy(primary.folder.pgpass, made.folder.pgpass)
     with primary.folder.pgdata.joinpath("pg_hba.conf").open("a") as file:
         file.write("local replication all trust\n")
