@@ -12,6 +12,7 @@ from duroxide.engine.run import Run
 from duroxide.engine.turn import StartInfo, TurnResult, run_turn
 from duroxide.history import OrchestrationFailed, OrchestrationStarted
 from duroxide.registry import define_orchestration
+from duroxide.state import ExecutionStatus
 from duroxide.testing.replay import assert_replays
 
 LIMITS = Limits(
@@ -92,6 +93,64 @@ def test_each_limit_is_refused_with_its_name_and_the_parent_is_answered(
     assert (answer.parent_instance, answer.parent_execution_id, answer.parent_id) == ("p", 2, 7)
 
 
+LONG = "n" * 21
+
+
+@pytest.mark.parametrize(
+    ("asks", "text"),
+    [
+        (lambda ctx: ctx.call(LONG), "Activity name (21 bytes) exceeds limit (20 bytes)"),
+        (
+            lambda ctx: ctx.call_child(LONG),
+            "Orchestration name (21 bytes) exceeds limit (20 bytes)",
+        ),
+        (
+            lambda ctx: ctx.start(LONG, id="d"),
+            "Orchestration name (21 bytes) exceeds limit (20 bytes)",
+        ),
+        (lambda ctx: ctx.start("c", id=LONG), "Instance id (21 bytes) exceeds limit (20 bytes)"),
+        (lambda ctx: ctx.clear_kv_value(LONG), "KV key (21 bytes) exceeds limit (20 bytes)"),
+        (lambda ctx: ctx.patched(LONG), "Patch id (21 bytes) exceeds limit (20 bytes)"),
+        (lambda ctx: ctx.set_kv_value(LONG, ""), "KV key (21 bytes) exceeds limit (20 bytes)"),
+        (keys, "KV key count (3 keys) exceeds limit (2 keys)"),
+        (status_updates, "History (11 events) exceeds limit (10 events)"),
+    ],
+)
+def test_a_refusal_says_how_much_was_asked_and_how_much_is_allowed(
+    asks: Callable[[OrchestrationContext], Any], text: str
+) -> None:
+    refused: list[str] = []
+
+    def careful(ctx: OrchestrationContext) -> None:
+        try:
+            asks(ctx)
+        except LimitExceeded as error:
+            refused.append(str(error))
+
+    turn(careful)
+    assert set(refused) == {text}
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        lambda ctx: ctx.call(LONG[1:], tag="12345", session=LONG[1:]),
+        lambda ctx: ctx.start(LONG[1:], id=LONG[1:]),
+        lambda ctx: ctx.set_kv_value(LONG[1:], "1234567890"),
+        lambda ctx: ctx.clear_kv_value(LONG[1:]),
+        lambda ctx: ctx.patched(LONG[1:]),
+        lambda ctx: ctx.set_custom_status("1234567890"),
+        lambda ctx: [ctx.set_kv_value(key, "1") for key in ("a", "b", "a")],
+    ],
+)
+def test_what_is_just_allowed_is_not_refused(asks: Callable[[OrchestrationContext], Any]) -> None:
+    def just(ctx: OrchestrationContext) -> str:
+        asks(ctx)
+        return "allowed"
+
+    assert turn(just).output == '"allowed"'
+
+
 def test_code_may_catch_a_refusal_and_go_on() -> None:
     refused: list[tuple[int, int]] = []
 
@@ -152,7 +211,11 @@ def test_the_defaults_that_the_engine_mark_stands_for_do_not_change() -> None:
     }
 
 
-def test_more_unread_messages_than_may_be_carried_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("unread", "text"),
+    [(1, ""), (2, "Unread queue messages (2 messages) exceeds limit (1 messages)")],
+)
+def test_more_unread_messages_than_may_be_carried_are_refused(unread: int, text: str) -> None:
     async def code(ctx: OrchestrationContext) -> Any:
         await ctx.wait_event("go")
         ctx.continue_as_new()
@@ -162,9 +225,10 @@ def test_more_unread_messages_than_may_be_carried_are_refused() -> None:
         instance_id="i", execution_id=1, name="o", version="1.0.0", input="", seed="", limits=LIMITS
     )
     run = Run.start(definition, info, now_ms=0)
-    messages = [work.QueueMessage(instance="i", name="q", data="1") for _ in range(2)]
+    messages = [work.QueueMessage(instance="i", name="q", data="1") for _ in range(unread)]
     result = run.apply([*messages, work.ExternalRaised(instance="i", name="go", data="1")], 0)
-    assert "Unread queue messages" in str(result.output)
+    assert text in str(result.output)
+    assert (result.status is ExecutionStatus.CONTINUED_AS_NEW) == (not text)
 
 
 def test_a_cancel_is_never_refused_however_long_the_history() -> None:
