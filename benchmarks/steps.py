@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from tempfile import TemporaryFile
 
 import psycopg
@@ -74,6 +76,24 @@ class Bench:
         work()
         return (time.perf_counter() - began) * 1000
 
+    @contextmanager
+    def counted(self, into: dict[str, float], workflows: int) -> Iterator[None]:
+        """What a workflow costs in commits of the server and in CPU time of the worker."""
+        commits, cpu = self._commits(), self._cpu_ms()
+        yield
+        into["worker_cpu_ms_each"] = (self._cpu_ms() - cpu) / workflows
+        into["commits_each"] = (self._commits() - commits) / workflows
+
+    def _commits(self) -> int:
+        time.sleep(1.2)  # sessions report their counts about once a second
+        counter = "select xact_commit from pg_stat_database where datname = current_database()"
+        return int(str(self.one(counter)))
+
+    def _cpu_ms(self) -> float:
+        """Linux only: `ps` elsewhere counts in whole seconds."""
+        fields = Path(f"/proc/{self.worker.pid}/stat").read_text().rpartition(")")[2].split()
+        return 1000 * (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def memory_mib(self) -> float:
         """The resident memory of the worker's process."""
         answer = subprocess.run(
@@ -83,22 +103,27 @@ class Bench:
 
 
 def sequence(bench: Bench) -> dict[str, float]:
-    spent = [
-        bench.milliseconds(lambda: bench.wait(bench.start(THREE)))
-        for _ in range(bench.options.count)
-    ]
+    cost: dict[str, float] = {}
+    count = bench.options.count
+    with bench.counted(cost, count):
+        spent = [bench.milliseconds(lambda: bench.wait(bench.start(THREE))) for _ in range(count)]
+    return {**quantiles(spent), **cost}
+
+
+def quantiles(spent: list[float]) -> dict[str, float]:
     return {"p50_ms": statistics.median(spent), "p95_ms": statistics.quantiles(spent, n=20)[18]}
 
 
 def crowd(bench: Bench) -> dict[str, float]:
     at_once, rounds = bench.options.workflows, bench.options.rounds
-    seconds = 0.0
-    for _ in range(rounds):
-        instances = bench.start(THREE, times=at_once)
-        seconds += bench.milliseconds(lambda: bench.wait(instances)) / 1000  # noqa: B023
+    seconds, cost = 0.0, dict[str, float]()
+    with bench.counted(cost, at_once * rounds):
+        for _ in range(rounds):
+            instances = bench.start(THREE, times=at_once)
+            seconds += bench.milliseconds(lambda: bench.wait(instances)) / 1000  # noqa: B023
     steps = 3 * at_once * rounds / seconds
     bare = asyncio.run(_bare_per_second(bench.connection, 3 * at_once * rounds))
-    return {"steps_per_second": steps, "bare_per_second": bare, "ratio": steps / bare}
+    return {"steps_per_second": steps, "bare_per_second": bare, "ratio": steps / bare, **cost}
 
 
 async def _bare_per_second(session: psycopg.Connection[tuple[object, ...]], count: int) -> float:
@@ -176,7 +201,7 @@ def signal(bench: Bench) -> dict[str, float]:
             bench.wait([instance])
 
         spent.append(bench.milliseconds(send))
-    return {"p50_ms": statistics.median(spent), "p95_ms": statistics.quantiles(spent, n=20)[18]}
+    return quantiles(spent)
 
 
 PARTS: dict[str, Callable[[Bench], dict[str, float]]] = {
