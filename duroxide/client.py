@@ -289,6 +289,23 @@ class AsyncClient(Management):
                 raise
             raise WaitTimeout(instance_id, int((seconds or 0) * 1000)) from error
 
+    async def wait_for_custom_status(
+        self,
+        instance_id: InstanceId,
+        last_seen_version: int = 0,
+        timeout: timedelta | None = DEFAULT_TIMEOUT,
+    ) -> InstanceStatus:
+        """Wait for a custom status that is newer than the one of that version, or for the end.
+
+        Raises:
+            WaitTimeout: neither came in time.
+        """
+
+        def is_newer(state: InstanceStatus) -> bool:
+            return state.custom_status_version > last_seen_version or state.status.is_terminal
+
+        return await self.wait_until(instance_id, is_newer, timeout)
+
     @overload
     async def result(
         self,

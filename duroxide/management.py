@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import tempfile
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import cast
 
 from duroxide.codec import decode_event, decode_events
@@ -43,9 +47,14 @@ class Management:
     provider: Provider
 
     @property
+    def has_management_capability(self) -> bool:
+        """Whether the store offers management at all."""
+        return hasattr(self.provider, "delete_instances")
+
+    @property
     def admin(self) -> ProviderAdmin:
         """The store's own management calls."""
-        if not hasattr(self.provider, "delete_instances"):
+        if not self.has_management_capability:
             raise ClientError(f"the {self.provider.name} provider has no management methods")
         return cast("ProviderAdmin", self.provider)
 
@@ -291,6 +300,31 @@ class Management:
             )
             for event in await self.provider.read_history(instance_id, info.execution_id):
                 yield event
+
+    async def export_to(self, instance_id: InstanceId, path: str | os.PathLike[str]) -> int:
+        """Write an export into a file, which is replaced if it is there; how many lines it has.
+
+        The file has its name only once it is complete.
+
+        Raises:
+            InstanceNotFound: the store does not know it.
+        """
+        lines = [line async for line in self.export(instance_id)]
+        await asyncio.to_thread(_write_whole, Path(path), lines)
+        return len(lines)
+
+
+def _write_whole(path: Path, lines: Sequence[str]) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{line}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def _changed(outcome: Suspension, instance_id: InstanceId) -> bool:

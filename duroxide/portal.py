@@ -10,6 +10,11 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+FORKED = (
+    "this object was made before the process forked and its threads and connections did not survive: "
+    "make the provider, the client and the runtime anew in the child"
+)
+
 
 class Portal:
     """Runs coroutines on a loop in a thread of its own, from any thread, also beside a running loop."""
@@ -43,10 +48,7 @@ class Portal:
 
     def _problem(self) -> str | None:
         if os.getpid() != self._pid:
-            return (
-                "this object was made before the process forked and its threads did not survive: "
-                "make the provider, the client and the runtime anew in the child"
-            )
+            return FORKED
         if threading.current_thread() is self._thread:
             return "blocking calls don't work inside an async activity: use AsyncClient there"
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -180,12 +181,10 @@ class Client:
         timeout_ms: int = WAIT_MS,
     ) -> OrchestrationResult:
         """Wait for a newer custom status, or for the end. `poll_interval_ms` is not needed any more."""
-
-        def is_newer(state: base.InstanceStatus) -> bool:
-            return state.custom_status_version > last_seen_version or state.status.is_terminal
-
         limit = timedelta(milliseconds=timeout_ms)
-        state = self._call(self._client.wait_until(instance_id, is_newer, limit))
+        state = self._call(
+            self._client.wait_for_custom_status(instance_id, last_seen_version, limit)
+        )
         return OrchestrationResult.of(state)
 
     def get_kv_value(self, instance_id: str, key: str) -> str | None:
@@ -262,6 +261,39 @@ class Client:
 
     def get_instance_tree(self, instance_id: str) -> InstanceTree:
         return InstanceTree(instance_id, list(self._call(self._admin.instance_tree(instance_id))))
+
+    def list_instances(
+        self,
+        which: base.InstanceQuery | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> base.InstancePage:
+        """A page of the instances that pass a query, newest first; `cursor` is `next_cursor` of the last."""
+        return self._call(self._client.page(which, limit=limit, cursor=cursor))
+
+    def list_poisoned(self, limit: int = 100, cursor: str | None = None) -> base.InstancePage:
+        """A page of the instances that were given up because no worker could run them."""
+        return self._call(self._client.poisoned(limit=limit, cursor=cursor))
+
+    def start_again(
+        self,
+        instance_id: str,
+        new_instance_id: str | None = None,
+        version: str | None = None,
+    ) -> str:
+        """Start a new instance with the name and the input of another; its id."""
+        again = self._client.start_again(
+            instance_id, new_instance_id=new_instance_id, version=version
+        )
+        return self._call(again)
+
+    def export_instance(self, instance_id: str, path: str | os.PathLike[str]) -> int:
+        """Write an instance with its histories into a file, a line of JSON each; how many lines."""
+        return self._call(self._client.export_to(instance_id, path))
+
+    def has_management_capability(self) -> bool:
+        """Whether the store offers lists, deletion and the like at all."""
+        return self._client.has_management_capability
 
     def list_dead_letters(
         self, instance_id: str | None = None, limit: int = 100, cursor: int | None = None

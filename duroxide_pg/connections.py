@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import TupleRow, tuple_row
 
 from duroxide.errors import ProviderError
+from duroxide.portal import FORKED
 from duroxide_pg import arrays
 from duroxide_pg.jitter import uniform
 from duroxide_pg.queries import Statement
@@ -63,6 +65,7 @@ class HotConnection:
         self._settings = {} if is_pooled else settings
         self._begin = _begin(settings) if is_pooled else None
         self._connection: AsyncConnection[Any] | None = None
+        self._opened_in: int | None = None  # process
         self._is_closed = False
         self._lock = asyncio.Lock()
 
@@ -71,8 +74,10 @@ class HotConnection:
 
         Raises:
             psycopg.Error: as it came; a connection that broke is opened anew by the next call.
-            ProviderError: it is closed, or can't be opened.
+            ProviderError: it is closed, can't be opened, or belongs to the process that forked this one.
         """
+        if self._opened_in not in (None, os.getpid()):
+            raise ProviderError(self._purpose, FORKED, retryable=False)
         async with self._lock:
             connection = await self._open()
             try:
@@ -146,7 +151,7 @@ class HotConnection:
         except BaseException:
             await self._release(connection)
             raise
-        self._connection = connection
+        self._connection, self._opened_in = connection, os.getpid()
         return connection
 
     async def _discard(self) -> None:

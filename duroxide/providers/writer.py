@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import sqlite3
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from duroxide.errors import ProviderError
+from duroxide.portal import FORKED
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[], Any]
@@ -32,6 +34,7 @@ class Writer:
     def __init__(self, connection: sqlite3.Connection, committed: Callable[[], None]) -> None:
         self._connection = connection
         self._committed = committed
+        self._pid = os.getpid()
         self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="duroxide sqlite", daemon=True)
         self._thread.start()
@@ -41,14 +44,18 @@ class Writer:
 
         Raises:
             ProviderError: retryable if the database is locked by somebody else or out of order for
-                now; nothing was written.
+                now; nothing was written. Not retryable after a fork, which the thread does not survive.
         """
+        if os.getpid() != self._pid:
+            raise ProviderError(operation, FORKED, retryable=False)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._entries.put((operation, work, answer))
         return await answer
 
     def close(self) -> None:
-        """Finish what was asked for and close the connection."""
+        """Finish what was asked for and close the connection; after a fork both are the parent's."""
+        if os.getpid() != self._pid:
+            return
         self._entries.put(None)
         self._thread.join()
         self._connection.close()

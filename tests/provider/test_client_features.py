@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, cast
 
+import psycopg
 import pytest
 
 from duroxide import (
@@ -34,6 +35,7 @@ from duroxide import (
 )
 from duroxide.history import OrchestrationStarted
 from duroxide.providers.base import InstanceStatus, MessageKind, Provider, TurnPoll
+from duroxide.runtime.watching import LOOK_AGAIN_MS
 from duroxide_pg.provider import PostgresProvider
 from tests.provider.postgres_store import empty, installed_dsn
 
@@ -410,3 +412,62 @@ class TestManyAtOnce:
             assert {len(turn.messages) for turn in turns} == {2}
             seen += len(turns)
         assert seen == 300
+
+
+async def waited_for(store: Any, dsn: str) -> None:
+    """Return once somebody waits for the instance "t", in the way that he has to be told."""
+    async with asyncio.timeout(10):
+        if not isinstance(store, PostgresProvider):
+            while "t" not in store._changes._watches:  # noqa: ASYNC110  # tells nobody
+                await asyncio.sleep(0)
+            return
+        waiting = "select count(*) from duroxide.wake_waiters where topic = 'i:t'"
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            while await (await connection.execute(waiting)).fetchone() == (0,):  # noqa: ASYNC110  # likewise
+                await asyncio.sleep(0.02)
+
+
+class TestWaiting:
+    """Waits end by the store's change feed: long before a client would look again by itself."""
+
+    @pytest.fixture
+    def store_of_client(self, store: Provider, request: pytest.FixtureRequest) -> Provider:
+        """On PostgreSQL another one than the worker's, as in another process."""
+        if isinstance(store, PostgresProvider):
+            return PostgresProvider(request.getfixturevalue("installed_dsn"))
+        return store
+
+    async def test_beginnings_statuses_and_values_are_told(
+        self, store: Provider, store_of_client: Provider, installed_dsn: str
+    ) -> None:
+        @orchestration
+        async def tells(ctx: OrchestrationContext) -> None:
+            await ctx.wait_event("one")
+            ctx.set_kv_value("k", "v")
+            await ctx.wait_event("two")
+            ctx.set_custom_status("s")
+            await ctx.wait_event("three")
+
+        quick = timedelta(milliseconds=LOOK_AGAIN_MS * 0.8)
+        await store_of_client.start()
+        client, other = AsyncClient(store), AsyncClient(store_of_client)
+        async with asyncio.TaskGroup() as group, AsyncRuntime(store, Registry().add(tells)):
+            wait = group.create_task(other.wait_until("t", begun, quick))
+            await waited_for(store_of_client, installed_dsn)
+            await client.start(tells, instance_id="t")
+            await wait
+            value = group.create_task(other.wait_for_key_value("t", "k", quick))
+            await waited_for(store_of_client, installed_dsn)
+            await client.raise_event("t", "one")
+            assert await value == "v"
+            status = group.create_task(other.wait_for_custom_status("t", 0, quick))
+            await waited_for(store_of_client, installed_dsn)
+            await client.raise_event("t", "two")
+            assert (await status).custom_status == "s"
+            end = group.create_task(other.wait_for_custom_status("t", 1, quick))
+            await waited_for(store_of_client, installed_dsn)
+            await client.raise_event("t", "three")
+            assert (await end).status.is_terminal
+        await other.close()
+        if store_of_client is not store:
+            await store_of_client.close()

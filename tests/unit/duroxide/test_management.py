@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -218,3 +219,21 @@ def test_what_is_no_export_is_refused() -> None:
         with pytest.raises(CodecError):
             read_export(lines)
     assert read_export([first]).executions == {}
+
+
+async def test_an_export_becomes_a_whole_file(client: AsyncClient, tmp_path: Path) -> None:
+    path = tmp_path / "kept.jsonl"
+    path.write_text("older", encoding="utf-8")
+    with pytest.raises(InstanceNotFound, match="'unknown'"):
+        await client.export_to("unknown", path)
+    assert path.read_text(encoding="utf-8") == "older"
+    await client.result(await client.start(rounds, 2, instance_id="r"))
+    count = await client.export_to("r", path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines == [line async for line in client.export("r")]
+    assert len(lines) == count
+    with path.open(encoding="utf-8") as file:
+        assert_export_replays(file, Registry().add(rounds))
+    assert os.listdir(tmp_path) == ["kept.jsonl"]
+    with pytest.raises(FileNotFoundError):
+        await client.export_to("r", tmp_path / "nowhere" / "kept.jsonl")

@@ -14,11 +14,15 @@ import pytest
 import duroxide
 from duroxide import (
     Client,
+    ClientError,
     InstanceFilter,
+    InstanceQuery,
     PruneOptions,
     Runtime,
     RuntimeOptions,
+    Signal,
     SqliteProvider,
+    StartRequest,
     TagFilter,
 )
 
@@ -153,6 +157,37 @@ def test_children_and_management(app: App) -> None:
     snapshot = app.runtime.metrics_snapshot()
     assert snapshot is not None
     assert (snapshot.orch_starts, snapshot.orch_completions) == (2, 2)
+
+
+def test_what_only_we_have(app: App, tmp_path: Path) -> None:
+    client = app.client
+    word = Signal(name="q", data="early", queued=True)
+    answers = client.send_many(
+        [
+            StartRequest(orchestration="Hello", args=({"name": "Ann"},), instance_id="i1"),
+            StartRequest(orchestration="Failing", instance_id="nul\0"),
+            StartRequest(orchestration="Patient", instance_id="i2", signal=word),
+        ]
+    )
+    assert [answer.ok for answer in answers] == [True, False, True]
+    assert client.wait_for_orchestration("i1", 5_000).output == {"greeting": "Hello, Ann!"}
+    again = client.start_again("i1")
+    assert client.wait_for_orchestration(again, 5_000).output == {"greeting": "Hello, Ann!"}
+    path = tmp_path / "i1.jsonl"
+    assert client.export_instance("i1", path) == len(path.read_text().splitlines()) > 3
+    assert client.has_management_capability()
+    with pytest.raises(ClientError, match="'i1' can't be suspended: it has ended"):
+        client.suspend_instance("i1")
+    assert not client.resume_instance("i1")
+    page = client.list_instances(InstanceQuery(names=("Hello",)), limit=1)
+    rest = client.list_instances(InstanceQuery(names=("Hello",)), cursor=page.next_cursor)
+    found = [state.instance_id for state in (*page.instances, *rest.instances)]
+    assert found == [again, "i1"]
+    assert client.list_poisoned().instances == ()
+    assert client.list_dead_letters().letters == ()
+    with pytest.raises(ClientError, match="'i1' has ended"):
+        client.requeue_instance("i1")
+    assert client.discard_dead_letters("i1") == 0
 
 
 def test_an_unknown_instance_is_named(app: App) -> None:
