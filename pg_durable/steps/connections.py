@@ -78,7 +78,8 @@ class StepConnections:
             await connection.close()
             return
         try:
-            await connection.execute("DISCARD ALL")
+            # Prepared, as psycopg would do after a while, it would discard itself.
+            await connection.execute("DISCARD ALL", prepare=False)
         except psycopg.Error as error:
             logger.debug("a step's connection could not be reused: %s", error)
             await connection.close()

@@ -76,3 +76,15 @@ async def test_a_worker_that_gives_up_while_it_connects_leaves_nothing_running(
 
 def names_of(tasks: set[asyncio.Task[object]]) -> list[str]:
     return [task.get_name() for task in tasks if "management" in task.get_name()]
+
+
+async def test_one_session_serves_many_steps_one_after_the_other(database: Database) -> None:
+    sessions = Sessions(database.dsn)
+    connections = StepConnections(sessions.connect)
+    for _ in range(30):
+        async with connections.borrow("somebody", None):
+            pass
+        while connections._tasks:  # it is being handed back
+            await asyncio.wait(connections._tasks)
+    await connections.close()
+    assert len(sessions) == 1
