@@ -9,24 +9,45 @@ import sys
 from dataclasses import asdict
 
 from benchmarks import bare
-from benchmarks.measure import run
+from benchmarks.contention import PROCESSES, ContentionReport, contention
+from benchmarks.measure import IdleReport, idle, run
 from benchmarks.workloads import WORKLOADS
+
+
+def show(report: IdleReport | ContentionReport, as_json: bool) -> None:
+    print(json.dumps(asdict(report)) if as_json else "\n".join([*report.lines(), ""]), flush=True)
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run", help="run workloads on a PostgreSQL server")
-    command.add_argument("workload", nargs="+", choices=[*WORKLOADS, "all"])
+    command.add_argument("workload", nargs="+", choices=[*WORKLOADS, "idle", "contention", "all"])
     command.add_argument("--dsn", required=True, help="a database to work in")
     command.add_argument("--schema", default="duroxide_benchmark")
     command.add_argument(
         "--baseline", action="store_true", help="also bare inserts, one commit each, beside it"
     )
+    command.add_argument(
+        "--processes",
+        type=int,
+        action="append",
+        help="of contention; can be repeated (default: 1, 2, 4, 8 and 16)",
+    )
     command.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(arguments)
-    names = list(WORKLOADS) if "all" in options.workload else options.workload
+    names = options.workload
+    if "all" in names:
+        names = [*WORKLOADS, "idle", "contention"]
     for name in names:
+        if name == "idle":
+            show(asyncio.run(idle(options.dsn, options.schema)), options.json)
+            continue
+        if name == "contention":
+            for processes in options.processes or PROCESSES:
+                measured = asyncio.run(contention(options.dsn, options.schema, processes))
+                show(measured, options.json)
+            continue
         workload = WORKLOADS[name]
         report = asyncio.run(run(name, workload, options.dsn, options.schema))
         result: dict[str, object] = asdict(report)

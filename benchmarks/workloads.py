@@ -10,6 +10,8 @@ from duroxide import OrchestrationContext, Registry
 from duroxide.decorators import activity, orchestration
 from duroxide.registry import OrchestrationDef
 
+EVENTS = "events"  # the queue in which they wait, for a client may be faster than the worker
+
 
 @activity
 async def echo(value: int) -> int:
@@ -35,6 +37,26 @@ async def sleeper(ctx: OrchestrationContext, milliseconds: int) -> int:
     return milliseconds
 
 
+@orchestration
+async def family(ctx: OrchestrationContext, children: int) -> int:
+    return sum(await ctx.gather(*(ctx.call_child(fan_out, 1) for _ in range(children))))
+
+
+@orchestration
+async def listener(ctx: OrchestrationContext, events: int) -> int:
+    heard = ctx.queue(EVENTS, int)
+    return sum([await heard.get() for _ in range(events)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """An orchestration, what it is given, and how many events the client sends to it at once."""
+
+    orchestration: OrchestrationDef[..., Any]
+    argument: int
+    events: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     orchestration: OrchestrationDef[..., Any]
@@ -43,6 +65,13 @@ class Workload:
     count: int
     records: int  # things that an orchestration has to record: messages, events, results
     floor_ms: float = 0.0  # of the latency, by what the workload does; subtracted
+    events: int = 0
+    others: tuple[Part, ...] = ()  # take turns with the first
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        first = Part(orchestration=self.orchestration, argument=self.argument, events=self.events)
+        return first, *self.others
 
 
 WORKLOADS = {
@@ -58,15 +87,34 @@ WORKLOADS = {
     "timers": Workload(
         orchestration=sleeper, argument=1_000, concurrency=200, count=400, records=4, floor_ms=1_000
     ),
+    "children": Workload(
+        orchestration=family, argument=3, concurrency=100, count=500, records=2 + 3 * 6
+    ),
+    "events": Workload(
+        orchestration=listener, argument=3, concurrency=200, count=1_000, records=2 + 3, events=3
+    ),
     "long-history": Workload(
         orchestration=chain, argument=2_000, concurrency=1, count=1, records=4002
+    ),
+    "mixed": Workload(
+        orchestration=fan_out,
+        argument=5,
+        concurrency=200,
+        count=2_000,
+        records=10,  # on average
+        others=(
+            Part(orchestration=chain, argument=3),
+            Part(orchestration=family, argument=2),
+            Part(orchestration=listener, argument=2, events=2),
+            Part(orchestration=sleeper, argument=50),
+        ),
     ),
 }
 
 
 def registry() -> Registry:
     known = Registry()
-    for definition in (fan_out, chain, sleeper):
+    for definition in (fan_out, chain, sleeper, family, listener):
         known.add_orchestration(definition)
     known.add_activity(echo)
     return known
