@@ -190,6 +190,78 @@ def test_granting_to_an_unknown_role_is_refused(owner: Connection) -> None:
     assert (error.sqlstate, message(error)) == ("42704", 'role "nobody_there" does not exist')
 
 
+def privileges(owner: Connection, role: str) -> dict[str, str]:
+    """What was granted to a role anywhere, by object; INSERT(a,b) is on columns, a star is a grant option."""
+    found = rows(
+        owner,
+        "with acls (object, columns, acl) as ("
+        "   select 'schema ' || nspname, null, nspacl from pg_namespace"
+        "   union all select c.oid::regclass::text, null, c.relacl from pg_class as c"
+        "   union all select p.proname || '()', null, p.proacl from pg_proc as p"
+        "   union all select a.attrelid::regclass::text, a.attname, a.attacl from pg_attribute as a)"
+        " select x.object, string_agg(x.said, ' ' order by x.said) from ("
+        "   select a.object, e.privilege_type || coalesce('(' || string_agg(a.columns, ',' order by a.columns) || ')', '')"
+        "       || case when bool_and(e.is_grantable) then '*' else '' end as said"
+        "   from acls as a, aclexplode(a.acl) as e where e.grantee = quote_ident(%s)::regrole"
+        "   group by a.object, e.privilege_type, a.columns is null) as x group by x.object",
+        role,
+    )
+    return dict(found)
+
+
+GRANTED = {
+    "schema df": "USAGE",
+    "df.instances": "INSERT(database,id,idempotency_key,label,root_node,start_at,submitted_by) SELECT",
+    "df.nodes": "INSERT(database,id,instance_id,left_node,node_type,options,query,result_name,right_node,submitted_by)"
+    " SELECT",
+    "df.vars": "DELETE INSERT SELECT UPDATE",
+    "df._inbox": "INSERT(instance_id,kind,payload)",
+    "df._engine_instances": "SELECT",
+    "df._engine_executions": "SELECT",
+}
+HTTP = dict.fromkeys(["http()", "http_multipart()"], "EXECUTE")
+ADMINISTRATION = dict.fromkeys(["grant_usage()", "revoke_usage()", "metrics()"], "EXECUTE*")
+
+
+def with_option(granted: dict[str, str]) -> dict[str, str]:
+    return {name: what.replace(" ", "* ") + "*" for name, what in granted.items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", GRANTED),
+        (", include_http => true", GRANTED | HTTP),
+        (", with_grant => true", with_option(GRANTED) | ADMINISTRATION),
+        (", true, true", with_option(GRANTED | HTTP) | ADMINISTRATION),
+    ],
+)
+def test_this_is_granted_and_taken_back_and_nothing_else(
+    owner: Connection, installed: Database, arguments: str, expected: dict[str, str]
+) -> None:
+    role = installed.role("stranger")
+    assert privileges(owner, role) == {}
+    owner.execute(f"select df.grant_usage(%s{arguments})".encode(), [role])
+    try:
+        assert privileges(owner, role) == expected
+    finally:
+        owner.execute("select df.revoke_usage(%s)", [role])
+    assert privileges(owner, role) == {}
+
+
+def test_a_role_that_is_only_spelled_like_public_is_not_everybody(
+    owner: Connection, superuser: Connection, stranger: Connection
+) -> None:
+    assert refusal(owner, "select df.grant_usage('PUBLIC')").sqlstate == "42704"
+    superuser.execute('create role "PUBLIC"')
+    try:
+        owner.execute("select df.grant_usage('PUBLIC')")
+        assert refusal(stranger, "select df.sql('A')").sqlstate == "42501"
+    finally:
+        owner.execute("select df.revoke_usage('PUBLIC')")
+        superuser.execute('drop role "PUBLIC"')
+
+
 def test_public_means_everybody(owner: Connection, stranger: Connection) -> None:
     owner.execute("select df.grant_usage('public')")
     try:

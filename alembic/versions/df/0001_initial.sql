@@ -4064,7 +4064,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_role text := case when lower(p_role) = 'public' then 'PUBLIC' else quote_ident(p_role) end;
+    v_role text := quote_ident(p_role);  -- everybody is written public, which is not quoted
     v_option text := case when with_grant then ' WITH GRANT OPTION' else '' end;
     v_what text;
 begin
@@ -4104,7 +4104,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_role text := case when lower(p_role) = 'public' then 'PUBLIC' else quote_ident(p_role) end;
+    v_role text := quote_ident(p_role);  -- everybody is written public, which is not quoted
     v_what text;
 begin
     foreach v_what in array array[
