@@ -11,6 +11,7 @@ from pg_durable.graph import Node, NodeId, Signal, Sql, WaitSchedule
 from pg_durable.httptemplate import HttpRetry, asked_pause_of, asked_pause_s, fill_request
 from pg_durable.outcomes import BreakLoop, NodeFailed, Result
 from pg_durable.results import Number, encode, json_string, parse
+from pg_durable.rolecaps import tag_of
 from pg_durable.schedule import next_time
 from pg_durable.scope import canonical
 from pg_durable.sqloptions import SqlOptions
@@ -39,7 +40,8 @@ def sql(walk: Walk, node: Node, kind: Sql) -> Visit:
     }
     if kind.options != SqlOptions():
         request["options"] = kind.options.document()
-    text = yield walk.ctx.call(EXECUTE_SQL, raw_input=canonical(request))
+    tag = tag_of("sql", node.submitted_by)
+    text = yield walk.ctx.call(EXECUTE_SQL, raw_input=canonical(request), tag=tag)
     return Result(text, node.id)  # the step stored it together with its effect
 
 
@@ -139,11 +141,12 @@ def http(walk: Walk, node: Node, config: Mapping[str, Any]) -> Visit:
         "idempotency_key": f"{walk.scope.stamp}:{node.id}",
     }
     policy = HttpRetry.parse(config.get("retry"))
+    tag = tag_of("http", node.submitted_by)
     for attempt in range(1, policy.attempts + 1):
         is_last = attempt == policy.attempts
         asked_s = None
         try:
-            envelope = yield walk.ctx.call(EXECUTE_HTTP, raw_input=canonical(request))
+            envelope = yield walk.ctx.call(EXECUTE_HTTP, raw_input=canonical(request), tag=tag)
         except TaskError as error:
             if is_last or not policy.covers(error.data):
                 raise

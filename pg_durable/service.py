@@ -236,6 +236,8 @@ def _runtime_options(settings: Settings, worker_id: str, observer: Observer) -> 
         max_attempts=settings.max_attempts,
         worker_node_id=worker_id,
         observer=observer,
+        worker_tag_filter="any",
+        tag_caps=settings.role_caps,
         long_poll_ms=round(settings.poll_interval * 1000),
         limits=Limits(payload_bytes=payload_bytes, history_bytes=_HISTORY_BYTES),
     )

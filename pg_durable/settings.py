@@ -15,6 +15,7 @@ from typing import Any, Self
 from duroxide.errors import DuroxideError
 from pg_durable.egress import Egress, Policy
 from pg_durable.identity import Identity
+from pg_durable.rolecaps import RoleCaps, read_role_counts
 
 PREFIX = "PG_DURABLE_"
 _EXPECTED: Mapping[object, str] = {int: "a whole number", float: "a number"}
@@ -65,6 +66,10 @@ class Settings:
 
     turn_concurrency: int = _count(64, 1, 10_000, "turns at once")
     sql_concurrency: int = _count(16, 1, 10_000, "SQL steps at once, each with a connection")
+    sql_concurrency_per_role: int = _count(
+        8, 0, 10_000, "SQL steps of one role at once; 0: only the total counts"
+    )
+    role_concurrency: tuple[str, ...] = _words("role=number, instead of sql_concurrency_per_role")
     system_concurrency: int = _count(16, 1, 10_000, "short calls at once, such as for signals")
     turn_lease: float = _seconds(10.0, 0.1, 3600.0, "for how long a worker takes an instance")
     activity_lease: float = _seconds(
@@ -94,6 +99,9 @@ class Settings:
     http_allow_metadata: bool = _flag(False, "reach link-local metadata in mode unrestricted")
     http_roles: tuple[str, ...] = _words("role=host, role=off or role=public, instead of the above")
     http_concurrency: int = _count(50, 1, 10_000, "HTTP steps at once")
+    http_concurrency_per_role: int = _count(
+        10, 0, 10_000, "HTTP steps of one role at once; 0: only the total counts"
+    )
     http_max_response_bytes: int = _count(
         10 * 1024 * 1024, 1024, 512 * 1024 * 1024, "bytes of a response's body"
     )
@@ -111,8 +119,18 @@ class Settings:
             raise SettingError(f"on_ambiguous must be retry or fail, not {self.on_ambiguous!r}")
         try:
             Identity.parse(self.identity, "")
+            read_role_counts(self.role_concurrency)
         except ValueError as error:
             raise SettingError(str(error)) from error
+
+    @property
+    def role_caps(self) -> RoleCaps:
+        """How many steps of a kind and of a role run at once."""
+        return RoleCaps(
+            total={"sql": self.sql_concurrency, "http": self.http_concurrency},
+            per_role={"sql": self.sql_concurrency_per_role, "http": self.http_concurrency_per_role},
+            by_role=read_role_counts(self.role_concurrency),
+        )
 
     @property
     def egress(self) -> Egress:
