@@ -426,7 +426,12 @@ begin
               select p.visible_at, p.id from page as p order by p.visible_at desc, p.id desc limit 1
           ) as last on true;
         if v_page_blocked & 4 > 0 then
-            v_page_blocked := v_page_blocked & 3 | {schema}._hold_messages_v1(v_ts);
+            if {schema}._hold_messages_v1(v_ts) then  -- some are candidates now: look from the beginning
+                v_last_ts := '-infinity';
+                v_last_id := 0;
+                continue;
+            end if;
+            v_page_blocked := v_page_blocked & 3;
         end if;
         v_blocked := v_blocked | v_page_blocked;
         if v_candidates > coalesce(cardinality(v_page_ids), 0) then
@@ -2173,8 +2178,8 @@ end;
 $$;
 
 -- Take the due messages of suspended instances out of the way of polls, which would pass them over again and
--- again. An instance that is to be cancelled is resumed instead; 2 if there was one, else 0.
-create function {schema}._hold_messages_v1(p_ts timestamptz) returns integer
+-- again. An instance that is to be cancelled is resumed instead; whether there was one.
+create function {schema}._hold_messages_v1(p_ts timestamptz) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -2218,7 +2223,7 @@ begin
      where q.instance_id = any (v_held)
        and (v_cancelled is null or q.instance_id <> all (v_cancelled))
        and q.visible_at <= p_ts;
-    return case when v_cancelled is null then 0 else 2 end;
+    return v_cancelled is not null;
 end;
 $$;
 -- Put the dead letters of an instance back on its queue, as never delivered, after having reopened it if

@@ -27,6 +27,8 @@ from duroxide.providers.base import (
     CommitItem,
     CommitResult,
     CommitTurn,
+    DeadLetter,
+    DeadLetterStore,
     EagerDispatch,
     Enqueue,
     FinishActivity,
@@ -111,6 +113,7 @@ QUERIES = st.builds(
     names=st.sampled_from([None, ("Greet",), ("Unheard",)]),
     parent_instance_id=PARENTS,
     roots_only=st.booleans(),
+    suspended_only=st.sampled_from([False, False, True]),
 )
 KEEPS = st.sampled_from([None, 0, 1, 2, 3])
 
@@ -132,6 +135,7 @@ class Outcome:
     eager: int
     parent: str | None
     version: SemVer
+    bury: str | None
 
 
 OUTCOMES = st.builds(
@@ -151,6 +155,7 @@ OUTCOMES = st.builds(
     eager=st.integers(0, 2),
     parent=PARENTS,
     version=VERSIONS,
+    bury=st.sampled_from([None, None, None, "why"]),
 )
 
 Pair: TypeAlias = tuple[Any, Any]
@@ -387,6 +392,7 @@ class ProvidersAgree(RuleBasedStateMachine):
                 custom_status=outcome.custom,
                 key_values=tuple(outcome.changes),
                 keep_lease_ms=LEASE_MS if outcome.keeps and self.can("sticky_lease") else None,
+                bury=outcome.bury if self.can("dead_letters") else None,
             )
 
         given = outcome.eager if self.can("eager_dispatch") else 0
@@ -538,6 +544,17 @@ class ProvidersAgree(RuleBasedStateMachine):
             options = PruneOptions(keep_last=keep, completed_before_ms=before)
             self.manage(lambda admin: admin.prune_executions(instances[0], options))
 
+    @rule(how=st.sampled_from(["suspend", "resume", "resume", "requeue"]), instance=INSTANCES)
+    def steer(self, how: str, instance: str) -> None:
+        match how:
+            case "suspend":
+                self.manage(lambda admin: admin.suspend_instances([instance]))
+            case "resume":
+                self.manage(lambda admin: admin.resume_instances([instance]))
+            case _ if self.can("dead_letters"):
+                expected, answer = self.both(lambda provider, _: requeued(provider, instance))
+                assert answer == expected, f"{answer} is not {expected}"
+
     @rule(instance=INSTANCES, which=QUERIES, limit=st.integers(1, 3), sweeps=st.booleans())
     def inspect(self, instance: str, which: InstanceQuery, limit: int, sweeps: bool) -> None:
         async def pages(admin: ProviderAdmin) -> list[Any]:
@@ -579,6 +596,14 @@ class ProvidersAgree(RuleBasedStateMachine):
         assert dict(state2) == dict(state)
         assert history2 == history
         assert {k: v.value for k, v in values2.items()} == {k: v.value for k, v in values.items()}
+
+
+async def requeued(provider: Provider, instance_id: str) -> tuple[list[DeadLetter], int]:
+    """The letters that are put back, but for their ids, which are each store's own."""
+    store = cast("DeadLetterStore", provider)
+    letters = await store.list_dead_letters(instance_id=instance_id)
+    count = await store.requeue(instance_id)
+    return [dataclasses.replace(letter, letter_id=0) for letter in letters], count
 
 
 def turn_seen(leased: LeasedTurn, uncounted: Collection[str]) -> Any:

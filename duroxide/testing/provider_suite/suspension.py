@@ -121,8 +121,7 @@ class SuspensionSuite(SuiteBase):
         await suspend(store)
         assert await store.poll() == ()
         await store.send("i1", "stop", kind=MessageKind.CANCEL)
-        turns = list(await store.poll())
-        turns += await store.poll()  # a store may need a look to see it
+        turns = await store.poll()
         assert [bodies(turn) for turn in turns] == [["first", "stop"]]
         assert (await store.status("i1")).suspended_at_ms is None
         await store.commit_turn(turns[0])

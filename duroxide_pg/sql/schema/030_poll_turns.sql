@@ -167,7 +167,12 @@ begin
               select p.visible_at, p.id from page as p order by p.visible_at desc, p.id desc limit 1
           ) as last on true;
         if v_page_blocked & 4 > 0 then
-            v_page_blocked := v_page_blocked & 3 | {schema}._hold_messages_v1(v_ts);
+            if {schema}._hold_messages_v1(v_ts) then  -- some are candidates now: look from the beginning
+                v_last_ts := '-infinity';
+                v_last_id := 0;
+                continue;
+            end if;
+            v_page_blocked := v_page_blocked & 3;
         end if;
         v_blocked := v_blocked | v_page_blocked;
         if v_candidates > coalesce(cardinality(v_page_ids), 0) then

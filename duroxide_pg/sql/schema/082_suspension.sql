@@ -86,8 +86,8 @@ end;
 $$;
 
 -- Take the due messages of suspended instances out of the way of polls, which would pass them over again and
--- again. An instance that is to be cancelled is resumed instead; 2 if there was one, else 0.
-create function {schema}._hold_messages_v1(p_ts timestamptz) returns integer
+-- again. An instance that is to be cancelled is resumed instead; whether there was one.
+create function {schema}._hold_messages_v1(p_ts timestamptz) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -131,6 +131,6 @@ begin
      where q.instance_id = any (v_held)
        and (v_cancelled is null or q.instance_id <> all (v_cancelled))
        and q.visible_at <= p_ts;
-    return case when v_cancelled is null then 0 else 2 end;
+    return v_cancelled is not null;
 end;
 $$;
