@@ -147,6 +147,7 @@ class PostgresProvider(PostgresAdmin):
             is_listening_allowed=clock is None and not self._is_pooled,
         )
         self._is_blocked_by_us = False
+        self._is_prepared = False
         self._sweeping: asyncio.Task[None] | None = None
         super().__init__(self._reads, self._sql, self._now_ms)
 
@@ -251,8 +252,9 @@ class PostgresProvider(PostgresAdmin):
         Raises:
             SetupError: one of `duroxide_pg.errors`, with its remedy.
         """
-        if self._migrations != "none":
+        if self._migrations != "none" and not self._is_prepared:
             await asyncio.to_thread(self._prepare_schema, await self._source.conninfo())
+            self._is_prepared = True  # a blocking client starts it anew for each call
         self._wakeups.start()
         if self._sweeping is None and self._clock is None:  # what a test's clock says is not old
             self._sweeping = asyncio.create_task(
@@ -275,6 +277,7 @@ class PostgresProvider(PostgresAdmin):
             await asyncio.gather(self._sweeping, return_exceptions=True)
             self._sweeping = None
         await self._wakeups.close()
+        self._is_prepared = False
         for connection in (
             self._turn_polls,
             self._work,

@@ -9,6 +9,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from duroxide import Client
+from duroxide.portal import shared_portal
 from duroxide.providers.base import Provider
 from duroxide.testing.clocks import ManualClock
 from duroxide.testing.provider_suite import ProviderSuite
@@ -67,6 +69,27 @@ class TestConnecting:
         await provider.poll_turns(worker="w", want=1, lease_ms=1)
         await provider.close()
         assert asked >= 3
+
+    async def test_the_schema_is_looked_at_once_however_often_it_is_started(
+        self, database: Database
+    ) -> None:
+        parameters = conninfo_to_dict(database.dsn)
+        password, asked = str(parameters.pop("password")), 0
+
+        async def token() -> str:
+            nonlocal asked
+            asked += 1
+            return password
+
+        migrate.upgrade(database.dsn)
+        provider = PostgresProvider(make_conninfo("", **parameters), password=token)
+        client = Client(provider)  # starts it before each of its calls
+        await asyncio.to_thread(client.get_status, "nobody")
+        once = asked
+        for _ in range(5):
+            await asyncio.to_thread(client.get_status, "nobody")
+        assert asked == once
+        shared_portal().call(provider.close())
 
     async def test_a_process_keeps_a_handful_of_connections(self, database: Database) -> None:
         provider = PostgresProvider(database.dsn, migrations="apply")
