@@ -253,22 +253,25 @@ create function df._setting_specs(
     out name text, out fallback text, out lowest bigint, out highest bigint, out words text[]
 )
 returns setof record
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-    values
-        ('enable_superuser_instances', 'off', null::bigint, null::bigint, array['on', 'off']),
-        ('list_instances_max_limit', '1000', 1, 1000000, null),
-        ('max_new_transaction_starts', '2', 1, 1000, null),
-        ('new_transaction_start_timeout', '5', 1, 3600, null),
-        ('retention_days', '30', 0, 36500, null),
-        ('retain_instances', '10000', 0, 1000000000, null),
-        ('max_loop_iterations', '0', 0, 1000000000000, null),
-        ('min_loop_interval_ms', '1000', 0, 3600000, null),
-        ('max_carried_bytes', '1048576', 1024, 1073741823, null),
-        ('keep_executions', '10', 1, 100000, null),
-        ('cron_dialect', 'classic', null, null, array['classic', 'quartz']),
-        ('workflow_timezone', 'UTC', null, null, null)
+begin
+    return query
+        values
+            ('enable_superuser_instances', 'off', null::bigint, null::bigint, array['on', 'off']),
+            ('list_instances_max_limit', '1000', 1, 1000000, null),
+            ('max_new_transaction_starts', '2', 1, 1000, null),
+            ('new_transaction_start_timeout', '5', 1, 3600, null),
+            ('retention_days', '30', 0, 36500, null),
+            ('retain_instances', '10000', 0, 1000000000, null),
+            ('max_loop_iterations', '0', 0, 1000000000000, null),
+            ('min_loop_interval_ms', '1000', 0, 3600000, null),
+            ('max_carried_bytes', '1048576', 1024, 1073741823, null),
+            ('keep_executions', '10', 1, 100000, null),
+            ('cron_dialect', 'classic', null, null, array['classic', 'quartz']),
+            ('workflow_timezone', 'UTC', null, null, null);
+end
 $$;
 
 comment on function df._setting_specs() is 'Every setting with its default and what it may be';
@@ -359,16 +362,19 @@ create function df._pinned_settings() returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_pinned constant text[] := array[
+        'max_loop_iterations', 'min_loop_interval_ms', 'max_carried_bytes', 'cron_dialect', 'workflow_timezone'
+    ];
 begin
-    if not exists (select from df._settings) and not exists (select from df._database_settings()) then
+    if not exists (select from df._settings as s where s.name = any (v_pinned))
+        and not exists (select from df._database_settings()) then
         return null;
     end if;
     return (
         select json_object_agg(s.name, df._setting(s.name) order by s.name)::text
         from df._setting_specs() as s
-        where s.name in (
-            'max_loop_iterations', 'min_loop_interval_ms', 'max_carried_bytes', 'cron_dialect', 'workflow_timezone'
-        ) and df._setting(s.name) <> s.fallback
+        where s.name = any (v_pinned) and df._setting(s.name) <> s.fallback
     );
 end
 $$;
