@@ -74,3 +74,23 @@ async def test_naming_the_home_database_changes_nothing(
         )
         assert await asyncio.to_thread(workflows.wait, instance) == "completed"
     assert workflows.all("select step from ledger") == [(1,)]
+
+
+async def test_a_step_elsewhere_that_was_begun_before_is_not_repeated_if_it_must_not_be(
+    installed: Database, workflows: Workflows, elsewhere: str
+) -> None:
+    insert = """df.sql('insert into ledger values (1)', '{"on_ambiguous": "fail"}')"""
+    begun = workflows.one(f"select df.start({insert}, null, %s)", elsewhere)
+    node = workflows.one("select id from df.nodes where instance_id = %s", begun)
+    # As a worker leaves it that died between the effect and the record.
+    workflows.run(f"insert into df._attempts values ('{begun}', '{node}', '{begun}::1::2', 1)")
+    async with Worker(installed.dsn, SETTINGS):
+        assert await asyncio.to_thread(workflows.wait, begun) == "failed"
+        assert "outcome of attempt 1 is unknown" in workflows.error(begun)
+        assert ledger(installed, elsewhere) == []
+        other = workflows.one(f"select df.start({insert}, null, %s)", elsewhere)
+        assert await asyncio.to_thread(workflows.wait, other) == "completed"
+    assert ledger(installed, elsewhere) == [(1,)]
+    details = "select status_details ->> 'delivery' from df.nodes where instance_id = %s"
+    assert workflows.one(details, other) == "at_most_once"
+    assert workflows.all("select instance_id from df._attempts") == [(begun,)]
