@@ -17,7 +17,9 @@ def record(version: str) -> None:
     for name, handle in play().items():
         for number, events in enumerate(handle.executions, 1):
             text = "".join(f"{encode_event(e)}\n" for e in events)
-            text = text.replace(str(HERE.parents[1]), "/app")  # in tracebacks: where it was recorded
+            text = text.replace(
+                str(HERE.parents[1]), "/app"
+            )  # in tracebacks: where it was recorded
             (folder / f"{name}.{number}.jsonl").write_text(text, encoding="utf-8")
 
 
