@@ -32,6 +32,7 @@ class TagCaps:
         self._cap_of = cap_of
         self._ahead = ahead
         self._taken: Counter[str] = Counter()
+        self._gates: dict[str, tuple[tuple[str, int], ...]] = {}  # by tag, of which there are few
         self._known: dict[str, int] = {}  # capped levels that there has been one of
         self._full: frozenset[str] = frozenset()
         self._selection = TagSelection(TagMode.ANY)
@@ -40,8 +41,12 @@ class TagCaps:
         """Levels of a tag with what may run of each at once, the most special first."""
         if self._cap_of is None or tag is None:
             return ()
-        capped = ((level, self._cap_of(level)) for level in levels(tag))
-        return tuple((level, cap) for level, cap in capped if cap is not None)
+        gates = self._gates.get(tag)
+        if gates is None:
+            capped = ((level, self._cap_of(level)) for level in levels(tag))
+            gates = tuple((level, cap) for level, cap in capped if cap is not None)
+            self._gates[tag] = gates
+        return gates
 
     def take(self, tag: str | None) -> None:
         for level, cap in self.gates(tag):

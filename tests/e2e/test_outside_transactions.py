@@ -194,3 +194,19 @@ async def test_a_database_can_be_created_by_a_step(
         assert workflows.one("select count(*) from pg_database where datname = %s", name) == 1
     finally:
         installed.server.drop_database(name)
+
+
+async def test_a_stricter_isolation_level_has_until_the_first_renewal_of_its_lease(
+    installed: Database, workflows: Workflows
+) -> None:
+    settings = Settings.load({"shutdown_grace": 1.0, "activity_lease": 0.9}, {})
+    text = "select pg_sleep({})"
+    async with Worker(installed.dsn, settings):
+        quick = workflows.start(step(text.format(0.01), isolation="serializable", retries=0))
+        slow = workflows.start(step(text.format(0.6), isolation="serializable", retries=0))
+        relaxed = workflows.start(step(text.format(0.6), retries=0))
+        for instance, status in ((quick, "completed"), (slow, "failed"), (relaxed, "completed")):
+            assert await asyncio.to_thread(workflows.wait, instance) == status
+    error = workflows.one("select df.error(%s)", slow)
+    assert error["sqlstate"] == "40001"
+    assert "activity_lease" in error["hint"]
