@@ -2636,38 +2636,51 @@ $$;
 
 comment on function df._take_slot() is 'Waits for a launch slot';
 
--- How a workflow is doing, and waiting for its end. Row security decides whose can be seen.
+-- How a workflow is doing, and waiting for its end. Row security decides whose can be seen. In PL/pgSQL, whose
+-- plans a session keeps: these are polled.
 
 create function df.status(instance_id text) returns text
-language sql volatile strict
+language plpgsql strict
 set search_path = pg_catalog, pg_temp
 as $$
-    select i.status from df.instances as i where i.id = status.instance_id
+begin
+    return (
+        select i.status from df.instances as i where i.id = status.instance_id
+    );
+end
 $$;
 
 comment on function df.status(text) is 'pending, running, completed, failed or cancelled; null for an unknown instance';
 
 create function df.result(instance_id text) returns text
-language sql volatile strict
+language plpgsql strict
 set search_path = pg_catalog, pg_temp
 as $$
-    select n.result::text
-    from df.instances as i
-    join df.nodes as n on n.instance_id = i.id and n.id = i.root_node
-    -- The root is completed too where a df.break() outside of a loop made the workflow fail.
-    where i.id = result.instance_id and i.status = 'completed' and n.status = 'completed'
+begin
+    return (
+        select n.result::text
+        from df.instances as i
+        join df.nodes as n on n.instance_id = i.id and n.id = i.root_node
+        -- The root is completed too where a df.break() outside of a loop made the workflow fail.
+        where i.id = result.instance_id and i.status = 'completed' and n.status = 'completed'
+    );
+end
 $$;
 
 comment on function df.result(text) is 'The result document of a completed workflow; else null';
 
 create function df.error(instance_id text) returns jsonb
-language sql volatile strict
+language plpgsql strict
 set search_path = pg_catalog, pg_temp
 as $$
-    select jsonb_build_object('message', i.error) || coalesce(i.error_details, '{}')
-        || jsonb_build_object('message', i.error)
-    from df.instances as i
-    where i.id = error.instance_id and i.error is not null
+begin
+    return (
+        select jsonb_build_object('message', i.error) || coalesce(i.error_details, '{}')
+            || jsonb_build_object('message', i.error)
+        from df.instances as i
+        where i.id = error.instance_id and i.error is not null
+    );
+end
 $$;
 
 comment on function df.error(text) is 'Why a workflow failed or was cancelled, as an object; else null';
