@@ -23,12 +23,15 @@ from duroxide.ids import ActivityToken, ExecutionId, InstanceId, TurnToken
 from duroxide.providers.base import (
     Activity,
     ActivityPoll,
+    CallerTransactions,
     Capabilities,
     CommitCode,
     CommitItem,
     CommitResult,
     CommitTurn,
     Cursor,
+    DeadLetter,
+    DeadLetterStore,
     EagerDispatch,
     Enqueue,
     ExecutionInfo,
@@ -43,6 +46,7 @@ from duroxide.providers.base import (
     Provider,
     ProviderAdmin,
     Renewal,
+    Reopening,
     SessionOwner,
     TagSelection,
     TurnPoll,
@@ -62,6 +66,7 @@ _PASSED_ON = frozenset({
     "list_children", "instance_tree", "delete_instances", "delete_instances_by_filter",
     "prune_executions", "prune_executions_by_filter", "suspend_instances", "resume_instances",
     "system_metrics", "queue_depths", "instance_stats", "cleanup_sessions",
+    "discard_dead_letters",
 })  # fmt: skip
 
 UNTAGGED = TagSelection()
@@ -223,7 +228,7 @@ class SealedProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Those of the inner provider that pass the seal; messages in a caller's own transaction don't."""
+        """Those of the inner provider, all of which pass the seal."""
         can = self.inner.capabilities
         return Capabilities(
             contract_version=can.contract_version,
@@ -234,7 +239,9 @@ class SealedProvider:
             change_feed=can.change_feed,
             next_due=can.next_due,
             commit_hook=can.commit_hook,
+            caller_transaction=can.caller_transaction,
             heartbeats=can.heartbeats,
+            dead_letters=can.dead_letters,
         )
 
     async def start(self) -> None:
@@ -344,6 +351,31 @@ class SealedProvider:
     async def heartbeat(self, beats: Mapping[ActivityToken, str]) -> None:
         store: HeartbeatStore = self.inner  # type: ignore[assignment]  # the capability says so
         await store.heartbeat({token: self._close(text) for token, text in beats.items()})
+
+    async def list_dead_letters(
+        self, *, instance_id: InstanceId | None = None, after: int = 0, limit: int = 100
+    ) -> Sequence[DeadLetter]:
+        store: DeadLetterStore = self.inner  # type: ignore[assignment]  # likewise
+        letters = await store.list_dead_letters(instance_id=instance_id, after=after, limit=limit)
+        return [replace(letter, body=self._open_or_leave(letter.body)) for letter in letters]
+
+    async def requeue(self, instance_id: InstanceId, reopening: Reopening | None = None) -> int:
+        store: DeadLetterStore = self.inner  # type: ignore[assignment]  # likewise
+        if reopening is not None:
+            reopening = replace(
+                reopening,
+                activities=tuple(map(self._activity, reopening.activities)),
+                messages=tuple(map(self._message, reopening.messages)),
+            )
+        return await store.requeue(instance_id, reopening)
+
+    def send_within(self, connection: Any, messages: Sequence[Message]) -> None:
+        store: CallerTransactions = self.inner  # type: ignore[assignment]  # likewise
+        store.send_within(connection, tuple(map(self._message, messages)))
+
+    async def send_within_async(self, connection: Any, messages: Sequence[Message]) -> None:
+        store: CallerTransactions = self.inner  # type: ignore[assignment]  # likewise
+        await store.send_within_async(connection, tuple(map(self._message, messages)))
 
     # Management.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -124,6 +126,25 @@ async def test_nothing_that_a_user_wrote_is_readable_in_a_file(tmp_path: Path) -
     assert b"xyzzy" not in stored
 
 
+async def test_own_transactions_and_dead_letters_pass_the_seal(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    provider = SealedProvider(SqliteProvider(path), Scrambled(7))
+    impatient = RuntimeOptions(max_attempts=1, unregistered_backoff_ms=(1, 1))
+    async with AsyncClient(provider) as client:
+        with closing(sqlite3.connect(path)) as mine, mine:
+            await client.within(mine).start(keeps_secrets, SECRET, instance_id="i")
+        async with AsyncRuntime(provider, Registry(), impatient):
+            await client.wait("i")
+        (letter,) = (await client.dead_letters()).letters
+        assert SECRET in letter.body
+        assert await client.requeue("i") == 1
+        async with AsyncRuntime(provider, REGISTRY):
+            await client.enqueue("i", "q", f"told {SECRET}")
+            assert (await client.result("i"))[0] == f"told {SECRET}"
+    await provider.close()
+    assert b"xyzzy" not in _bytes_in(tmp_path)
+
+
 def _bytes_in(folder: Path) -> bytes:
     return b"".join(p.read_bytes() for p in folder.iterdir())
 
@@ -180,6 +201,5 @@ async def test_without_the_right_key_an_instance_waits_and_says_why() -> None:
 
 def test_what_would_pass_the_seal_by_is_not_there() -> None:
     sealed = SealedProvider(MemoryProvider(), Scrambled(7))
-    assert not sealed.capabilities.caller_transaction
     with pytest.raises(AttributeError, match="does not pass the seal"):
         sealed.enqueue_in  # noqa: B018 - the access is the test
