@@ -42,7 +42,7 @@ def start(dsn: str, count: int, *, first: bool = False) -> list[str]:
     with session.connection:
         if first:
             session.run(TABLES)
-        return [session.start(workflow(1 + number % 3)) for number in range(count)]
+        return [session.start(workflow(1 + number // 10 % 3)) for number in range(count)]
 
 
 @contextmanager

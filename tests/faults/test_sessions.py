@@ -37,7 +37,7 @@ def seeded() -> random.Random:
     return random.Random(seed)
 
 
-@pytest.mark.parametrize("kills", [30, pytest.param(300, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [18, pytest.param(300, marks=pytest.mark.long)])
 def test_backends_that_are_terminated_at_random_cost_nothing(
     installed: Database, tmp_path: Path, kills: int
 ) -> None:
@@ -59,7 +59,7 @@ def test_backends_that_are_terminated_at_random_cost_nothing(
         all_ended(installed.dsn, started)
 
 
-@pytest.mark.parametrize("count", [15, pytest.param(150, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [8, pytest.param(150, marks=pytest.mark.long)])
 async def test_answers_that_are_lost_at_random_cost_nothing(
     installed: Database, count: int
 ) -> None:
@@ -69,7 +69,7 @@ async def test_answers_that_are_lost_at_random_cost_nothing(
     async with Proxy().to(installed.dsn) as proxy:
         settings = {"shutdown_grace": 1.0, "turn_lease": LEASE_S, "activity_lease": LEASE_S}
         async with Worker(proxy.dsn, Settings.load(settings, {})):
-            proxy.lose_replies_at_random(chance, one_in=40)
+            proxy.lose_replies_at_random(chance, one_in=20)
             await asyncio.to_thread(all_ended, installed.dsn, started, timeout_s=100)
         assert proxy.cuts > 0
 
@@ -97,6 +97,7 @@ def test_a_table_that_is_locked_beyond_every_timeout_costs_only_time(
         all_ended(installed.dsn, started)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hours", [1, -1])
 def test_a_worker_whose_clock_is_wrong_by_an_hour_is_neither_early_nor_late(
     installed: Database, tmp_path: Path, hours: int

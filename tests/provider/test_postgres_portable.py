@@ -12,7 +12,7 @@ import pytest
 
 from duroxide.providers.base import Enqueue, Message, MessageKind, Provider
 from duroxide.testing.clocks import ManualClock
-from duroxide.testing.provider_suite import LeaseSuite, LockingSuite, ProviderSuite, RaceSuite
+from duroxide.testing.provider_suite import LockingSuite, ProviderSuite
 from duroxide_pg.provider import PostgresProvider
 from duroxide_pg.queries import schema_script, statements
 from tests.provider.damage import DamagedPostgres
@@ -38,7 +38,7 @@ class Portable(DamagedPostgres):
         return provider
 
 
-class TestThePartsThatLock(Portable, LeaseSuite, LockingSuite, RaceSuite):
+class TestThePartThatLocks(Portable, LockingSuite):
     pass
 
 
