@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 USE := $(VENV)/.installed-embedded
 DEVELOP := $(VENV)/.installed-dev
 
-.PHONY: demo dev test test-long chaos soak lint coverage-engine mutants format clean
+.PHONY: demo dev test test-long chaos soak lint coverage-engine mutants benchmark-official format clean
 .DELETE_ON_ERROR:
 
 demo: $(USE)
@@ -55,12 +55,19 @@ mutants: $(DEVELOP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut
 	$(BIN)/mutmut run --max-children 2
 
+# The official wheel beside this repository, on SQLite, and on PostgreSQL if ARGS='--dsn ...' names a database.
+OFFICIAL := .venv-official
+benchmark-official: $(DEVELOP)
+	@test -x $(OFFICIAL)/bin/python || $(PYTHON) -m venv $(OFFICIAL)
+	@$(OFFICIAL)/bin/python -I -c 'import duroxide' 2>/dev/null || $(OFFICIAL)/bin/python -m pip --disable-pip-version-check --quiet install duroxide
+	@$(BIN)/python -m benchmarks official --python $(OFFICIAL)/bin/python $(ARGS)
+
 format: $(DEVELOP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) $(OFFICIAL) dist build
 
 $(BIN)/python:
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed: install it, or name one: make PYTHON=/path/to/python3' >&2; exit 1; }

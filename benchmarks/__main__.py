@@ -1,4 +1,4 @@
-"""python -m benchmarks run WORKLOAD --dsn ... [--baseline] [--json]"""
+"""python -m benchmarks run WORKLOAD --dsn ... [--baseline] [--json], or sqlite, or official"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from benchmarks import bare
+from benchmarks import bare, embedded, official
 from benchmarks.contention import PROCESSES, ContentionReport, contention
 from benchmarks.measure import IdleReport, idle, run
 from benchmarks.workloads import WORKLOADS
@@ -19,8 +19,14 @@ def show(report: IdleReport | ContentionReport, as_json: bool) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    if arguments[:1] in (["sqlite"], ["official"]):  # which read their own arguments
+        return {"sqlite": embedded.main, "official": official.main}[arguments[0]](arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True)
+    commands.add_parser(
+        "sqlite", help="the embedded stores: memory, SQLite in memory and in a file"
+    )
+    commands.add_parser("official", help="beside the official wheel, on SQLite and PostgreSQL")
     command = commands.add_parser("run", help="run workloads on a PostgreSQL server")
     command.add_argument("workload", nargs="+", choices=[*WORKLOADS, "idle", "contention", "all"])
     command.add_argument("--dsn", required=True, help="a database to work in")

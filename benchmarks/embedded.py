@@ -1,6 +1,6 @@
 """The embedded stores: what an orchestration costs, busy and idle.
 
-    python benchmarks/embedded.py [--count N] [--file PATH]
+    python -m benchmarks sqlite [--count N] [--file PATH]
 
 Prints rates and latencies for the memory provider and for SQLite in memory and in a file, in one run.
 """
@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -133,11 +134,11 @@ class Statements:
         Writer.run = self._run  # type: ignore[method-assign]  # as it was
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks sqlite", description=__doc__)
     parser.add_argument("--count", type=int, default=1_000)
     parser.add_argument("--file", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         file = options.file or Path(folder) / "benchmark.db"
         stores: dict[str, Callable[[], Provider]] = {
@@ -148,7 +149,8 @@ def main() -> None:
         for name, make in stores.items():
             print(name)
             asyncio.run(measure(make(), options.count))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

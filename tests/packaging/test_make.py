@@ -11,7 +11,7 @@ import pytest
 
 from tests.docs.blocks import ROOT
 
-LEFT_OUT = {".git", ".venv", "dist", "build", "__pycache__"}
+LEFT_OUT = {".git", ".venv", ".venv-official", "dist", "build", "__pycache__"}
 
 
 @pytest.fixture
