@@ -219,7 +219,9 @@ class TwoCommits:
                         return await record(home, step, result, begin=True, details=details)
                     except StatementFailed as error:
                         await roll_back(home)
-                        raise LeaseGone(error.error.message) from error
+                        if not error.error.sqlstate.startswith("40"):  # a deadlock passes
+                            raise LeaseGone(error.error.message) from error
+                await self._sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**attempt))
             except psycopg.OperationalError as error:
                 logger.warning(
                     "instance %s: a step is not recorded yet: %s", step.workflow_id, error
