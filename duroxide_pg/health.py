@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from duroxide_pg import tables
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -187,10 +185,12 @@ def report(
     limits: Limits,
 ) -> Health:
     """What the rows of sql/health.sql say."""
+    from duroxide_pg import tables as definitions  # SQLAlchemy, which workers do without
+
     message_ms, activity_ms, lease_ms, ended_leases, failing = queues
     wanted = {
         str(index.name)
-        for table in tables.metadata(schema).tables.values()
+        for table in definitions.metadata(schema).tables.values()
         for index in table.indexes
     }
     return Health(

@@ -14,16 +14,11 @@ from enum import Enum
 from pathlib import Path
 
 import psycopg
-import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
-from duroxide_pg import revisions
+from duroxide_pg import lineage
 from duroxide_pg.errors import (
     CannotConnect,
     MigrationBusy,
-    NotPermitted,
     SchemaForeign,
     SchemaMissing,
     SchemaTooNew,
@@ -61,9 +56,7 @@ class Migrations:
 
     def head(self) -> str:
         """The revision that this release needs."""
-        head = self._script().get_current_head()
-        assert head is not None  # a release has at least one revision
-        return head
+        return lineage.chain(self.versions)[-1]
 
     def check(self, connection: psycopg.Connection[tuple[object, ...]]) -> SchemaState:
         """What the schema is, without changing anything."""
@@ -75,7 +68,7 @@ class Migrations:
         elif revision == head:
             state = State.CURRENT
         else:
-            known = {script.revision for script in self._script().walk_revisions()}
+            known = lineage.chain(self.versions)
             state = State.BEHIND if revision in known else State.NEWER
         return SchemaState(state=state, revision=revision, head=head)
 
@@ -111,15 +104,16 @@ class Migrations:
         Raises:
             SetupError: one of `duroxide_pg.errors`, with its remedy.
         """
-        with _engine(dsn) as engine, connect(dsn) as probe:
+        from duroxide_pg.upgrading import upgrade_to_head  # Alembic, which workers do without
+
+        with connect(dsn) as probe:
             require_server(probe)
             with exclusive(probe, self.schema, wait_s=wait_s):
                 found = self.check(probe)
                 self.refuse_strangers(found)
                 if found.state is State.CURRENT:
                     return found
-                with _permitted(self.schema), engine.connect() as connection:
-                    command.upgrade(self._config(connection), "head")
+                upgrade_to_head(dsn, self.versions, self.schema)
                 return self.check(probe)
 
     def refuse_strangers(self, found: SchemaState) -> None:
@@ -151,21 +145,11 @@ class Migrations:
         ).fetchone()
         return None if row is None else str(row[0])
 
-    def _script(self) -> ScriptDirectory:
-        return ScriptDirectory.from_config(self._config())
-
-    def _config(self, connection: sa.Connection | None = None) -> Config:
-        config = Config(attributes={"connection": connection, "schema": self.schema})
-        config.set_main_option("script_location", _escaped(revisions.environment()))
-        config.set_main_option("path_separator", "newline")
-        config.set_main_option("version_locations", _escaped(self.versions))
-        return config
-
 
 def engine_migrations(schema: str = DEFAULT_SCHEMA) -> Migrations:
     """The revisions of the engine's own tables."""
     return Migrations(
-        versions=revisions.versions("duroxide_pg", "duroxide"),
+        versions=lineage.versions("duroxide_pg", "duroxide"),
         schema=schema,
         remedy="run `pg-durable install`, or call `duroxide_pg.migrate.upgrade(dsn)`",
     )
@@ -257,33 +241,6 @@ def lock_key(schema: str) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
-@contextmanager
-def _engine(dsn: str) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=sa.NullPool
-    )
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-
-
-@contextmanager
-def _permitted(schema: str) -> Iterator[None]:
-    try:
-        yield
-    except (psycopg.errors.InsufficientPrivilege, sa.exc.ProgrammingError) as error:
-        origin = error.orig if isinstance(error, sa.exc.ProgrammingError) else error
-        if not isinstance(origin, psycopg.errors.InsufficientPrivilege):
-            raise
-        raise NotPermitted(
-            f"the role may not create or change the schema {schema!r}: "
-            f"{origin.diag.message_primary}",
-            "connect as the owner of the database or of the schema, or have it run "
-            "`grant create on database ... to ...`",
-        ) from error
-
-
 def _database(connection: psycopg.Connection[tuple[object, ...]]) -> str:
     return connection.info.dbname
 
@@ -296,7 +253,3 @@ def _has_relations(connection: psycopg.Connection[tuple[object, ...]], schema: s
         [schema],
     ).fetchone()
     return row == (True,)
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("%", "%%")  # ConfigParser would interpolate it

@@ -1,22 +1,12 @@
-"""Where migrations are found, in a wheel as in a checkout, and how a revision runs its frozen SQL."""
+"""What revisions do: run their frozen SQL, and build indexes while workers go on."""
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from alembic import op
-from psycopg import sql
 
-
-def environment() -> Path:
-    """The folder of `env.py`; one environment serves every package that has migrations."""
-    return _alembic_of("duroxide_pg")
-
-
-def versions(package: str, name: str) -> Path:
-    """The folder of the revisions `name`, shipped with `package`."""
-    return _alembic_of(package) / "versions" / name
+from duroxide_pg.lineage import fill, quoted
 
 
 def run_frozen_sql(revision_file: str, schema: str, **identifiers: str) -> None:
@@ -61,32 +51,8 @@ def build_index(name: str, table: str, definition: str) -> None:
             )
 
 
-def fill(text: str, **identifiers: str) -> str:
-    """Replace `{name}` by the quoted identifier; a brace of the SQL itself is left alone.
-
-    `{channel}` is the schema's name as the content of a literal.
-    """
-    if "schema" in identifiers:
-        text = text.replace("{channel}", identifiers["schema"].replace("'", "''"))
-    for name, identifier in identifiers.items():
-        text = text.replace("{" + name + "}", quoted(identifier))
-    return text
-
-
-def quoted(*names: str) -> str:
-    """A possibly qualified identifier, as SQL text."""
-    return str(sql.Identifier(*names).as_string(None))
-
-
 def target_schema() -> str:
     """The schema that a running revision is for."""
     schema: str | None = op.get_context().version_table_schema
     assert schema is not None
     return schema
-
-
-def _alembic_of(package: str) -> Path:
-    packed = Path(str(resources.files(package))) / "_alembic"
-    if packed.is_dir():
-        return packed
-    return Path(str(resources.files(package))).parent / "alembic"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, cast
 
 import psycopg
-import sqlalchemy as sa
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
@@ -17,10 +18,11 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from duroxide.errors import ProviderError
 from duroxide_pg import migrate
 
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine  # needs greenlet, which only its users have
+if TYPE_CHECKING:  # only who has an engine of theirs needs them at run time
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-Pool: TypeAlias = Union[AsyncConnectionPool[Any], ConnectionPool[Any], "AsyncEngine", sa.Engine]
+Pool: TypeAlias = Union[AsyncConnectionPool[Any], ConnectionPool[Any], "AsyncEngine", "Engine"]
 """Of the caller: we take what we need for as long as we live, and never close it."""
 
 Password: TypeAlias = Callable[[], str | Awaitable[str]]
@@ -98,7 +100,10 @@ class Borrowed:
 
     def __init__(self, pool: Pool) -> None:
         engine = _engine_of(pool)
-        if engine is None and not isinstance(pool, AsyncConnectionPool | ConnectionPool):
+        self._errors: tuple[type[Exception], ...] = (psycopg.Error,)
+        if engine is not None:
+            self._errors += (import_module("sqlalchemy.exc").SQLAlchemyError,)
+        elif not isinstance(pool, AsyncConnectionPool | ConnectionPool):
             raise TypeError(
                 f"pool is a {type(pool).__qualname__}, not a psycopg_pool.AsyncConnectionPool or "
                 "ConnectionPool, nor an Engine or AsyncEngine of SQLAlchemy"
@@ -114,7 +119,7 @@ class Borrowed:
     async def open(self, purpose: str) -> AsyncConnection[Any]:
         try:
             theirs, give_back = await self._take()
-        except (psycopg.Error, sa.exc.SQLAlchemyError) as error:
+        except self._errors as error:
             words = " ".join(str(error).split())
             raise ProviderError("connect", f"the pool gave no connection: {words}", True) from error
         # A fresh object: none of what the caller has set on theirs (row factories, adapters, a list of
@@ -138,7 +143,7 @@ class Borrowed:
         connection.pgconn.finish()  # close() of a pool's connection may mean something else
         give_back = self._give_back.pop(connection, None)
         if give_back is not None:
-            with suppress(psycopg.Error, sa.exc.SQLAlchemyError):  # the pool may be closed by now
+            with suppress(*self._errors):  # the pool may be closed by now
                 await give_back()
 
     async def conninfo(self) -> str:
@@ -159,10 +164,10 @@ class Borrowed:
             case ConnectionPool():
                 blocking = await asyncio.to_thread(pool.getconn)
                 return blocking, lambda: asyncio.to_thread(pool.putconn, blocking)
-            case sa.Engine():
+            case _ if _engine_of(pool) is pool:
                 return await asyncio.to_thread(_check_out, pool)
             case _:
-                held = await pool.connect()
+                held = await cast("AsyncEngine", pool).connect()
                 raw = await held.get_raw_connection()
                 return raw.driver_connection, lambda: _hand_back(held)
 
@@ -170,10 +175,12 @@ class Borrowed:
 _DRIVERS = ("psycopg", "psycopg_async")
 
 
-def _engine_of(pool: object) -> sa.Engine | None:
+def _engine_of(pool: object) -> Engine | None:
     """The engine itself, or the one inside an AsyncEngine; None for anything else."""
     engine = getattr(pool, "sync_engine", pool)
-    return engine if isinstance(engine, sa.Engine) else None
+    if "sqlalchemy" not in sys.modules:
+        return None
+    return engine if isinstance(engine, import_module("sqlalchemy").Engine) else None
 
 
 async def _hand_back(held: Any) -> None:
@@ -181,7 +188,7 @@ async def _hand_back(held: Any) -> None:
     await held.close()
 
 
-def _check_out(engine: sa.Engine) -> tuple[Any, Callable[[], Awaitable[Any]]]:
+def _check_out(engine: Engine) -> tuple[Any, Callable[[], Awaitable[Any]]]:
     held = engine.connect()
 
     def hand_back() -> None:

@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-import sqlalchemy as sa
 from psycopg import pq, sql
-from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.orm import Session
 
 from duroxide.errors import ClientError
 from duroxide.providers.base import Message
@@ -22,7 +18,7 @@ def send(connection: Any, schema: str, messages: Sequence[Message]) -> None:
         case psycopg.Connection():
             _check(connection)
             connection.execute(_psycopg(schema), _columns(messages))
-        case Connection() | Session():
+        case _ if _is_of_sqlalchemy(connection, "Connection", "Session"):
             connection.execute(*_sqlalchemy(schema, messages))
         case _:
             raise _unusable(connection, "a psycopg Connection, or a Connection or Session")
@@ -34,12 +30,20 @@ async def send_async(connection: Any, schema: str, messages: Sequence[Message]) 
         case psycopg.AsyncConnection():
             _check(connection)
             await connection.execute(_psycopg(schema), _columns(messages))
-        case AsyncConnection() | AsyncSession():
+        case _ if _is_of_sqlalchemy(connection, "AsyncConnection", "AsyncSession"):
             await connection.execute(*_sqlalchemy(schema, messages))
         case _:
             raise _unusable(
                 connection, "a psycopg AsyncConnection, or an AsyncConnection or AsyncSession"
             )
+
+
+def _is_of_sqlalchemy(connection: object, *names: str) -> bool:
+    """Whether it is one of these classes, or made from one; without importing what he may not use."""
+    return any(
+        cls.__name__ in names and cls.__module__.partition(".")[0] == "sqlalchemy"
+        for cls in type(connection).__mro__
+    )
 
 
 def _check(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
@@ -61,7 +65,9 @@ def _psycopg(schema: str) -> sql.Composed:
     return statement.format(sql.Identifier(schema))
 
 
-def _sqlalchemy(schema: str, messages: Sequence[Message]) -> tuple[sa.TextClause, dict[str, Any]]:
+def _sqlalchemy(schema: str, messages: Sequence[Message]) -> tuple[Any, dict[str, Any]]:
+    import sqlalchemy as sa  # its user has it
+
     quoted = schema.replace('"', '""').replace(":", "\\:")
     statement = sa.text(
         f'select "{quoted}".send_many_v1('  # a quoted identifier

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import psycopg
 from psycopg import sql
 
-from duroxide_pg import migrate, revisions
+from duroxide_pg import lineage, migrate
 from duroxide_pg.errors import NotPermitted, SchemaForeign, SchemaMissing
 from duroxide_pg.migrate import Migrations, SchemaState, State
 from pg_durable import operators
@@ -48,9 +48,7 @@ class Report:
 
 def migrations() -> Migrations:
     """The revisions of the schema `df`."""
-    return Migrations(
-        versions=revisions.versions("pg_durable", "df"), schema=SCHEMA, remedy=_REMEDY
-    )
+    return Migrations(versions=lineage.versions("pg_durable", "df"), schema=SCHEMA, remedy=_REMEDY)
 
 
 def install(dsn: str) -> Report:
@@ -161,7 +159,7 @@ def render_sql() -> str:
             "begin;",
             "set local search_path = pg_catalog, pg_temp;",
             f"create schema {ENGINE_SCHEMA};",
-            revisions.fill(_revision_files(engine), schema=ENGINE_SCHEMA),
+            lineage.fill(_revision_files(engine), schema=ENGINE_SCHEMA),
             _version_table(ENGINE_SCHEMA, engine.head()),
             f"create schema {SCHEMA};",
             living_sql(),

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from duroxide_pg import migrate, revisions
+from duroxide_pg import lineage, migrate
 from duroxide_pg.migrate import Migrations, State
 from tests.docs.blocks import ROOT
 from tests.fixtures.postgres import Database
@@ -41,7 +41,7 @@ VALID = "select indisvalid from pg_index where indexrelid = to_regclass('duroxid
 def next_release(tmp_path: Path) -> Migrations:
     """This release and one revision more."""
     folder = tmp_path / "versions"
-    ours = revisions.versions("duroxide_pg", "duroxide")
+    ours = lineage.versions("duroxide_pg", "duroxide")
     shutil.copytree(ours, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "0002_with_an_index.py").write_text(WITH_AN_INDEX)
     return Migrations(versions=folder, schema="duroxide", remedy="upgrade")
