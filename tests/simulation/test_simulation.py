@@ -13,9 +13,12 @@ from duroxide import history
 from duroxide.client import AsyncClient
 from duroxide.context import OrchestrationContext
 from duroxide.decorators import activity, orchestration
+from duroxide.providers.base import Capabilities
+from duroxide.providers.memory import MemoryProvider
 from duroxide.registry import Registry
 from duroxide.state import ExecutionStatus
 from duroxide.testing.simulation import World, simulate
+from duroxide.testing.virtualtime import LoopClock
 
 WEEK = timedelta(days=7)
 SEEDS = range(12)
@@ -178,6 +181,17 @@ def test_draining_under_load_repeats_no_activity(seed: int) -> None:
 
     simulate(scenario, seed)
     assert set(runs.values()) == {1}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_store_with_no_optional_capability_does_everything_all_the_same(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        world.store = MemoryProvider(LoopClock(), capabilities=Capabilities())
+        client = await world.client()
+        async with world.worker(REGISTRY, failure_rate=0.1), world.worker(REGISTRY):
+            await check(world, client, await start_all(client, 3))
+
+    simulate(scenario, seed)
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
