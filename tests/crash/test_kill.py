@@ -19,7 +19,7 @@ from tests.crash.worker_main import start_worker
 from tests.fixtures.postgres import Database
 from tests.fixtures.workflows import Workflows, eventually
 
-KILLS = int(os.environ.get("PG_DURABLE_KILLS", "50"))  # make chaos asks for more
+KILLS = int(os.environ.get("PG_DURABLE_KILLS", "30"))  # make chaos asks for more
 WORKERS = 3
 LEASE_S = 1.0
 STEPS = ("one", "two", "three", "four", "five")
@@ -112,9 +112,19 @@ def given_seed() -> int:
     return seed
 
 
-def all_ended(workflows: Workflows) -> bool:
-    unended = "select count(*) from df.instances where status <> 'completed'"
-    return bool(workflows.one(unended) == 0)
+def all_end(workflows: Workflows) -> None:
+    """Wait until all workflows have completed; they may take their time, but not stand still."""
+    state = (
+        "select array[count(*) filter (where status <> 'completed'),"
+        " (select count(*) from effects), (select count(*) from duroxide.history_log)]"
+        " from df.instances"
+    )
+    while (before := workflows.one(state))[0] > 0:
+        eventually(
+            lambda: workflows.one(state) != before,
+            timeout_s=30,
+            what="anything happens",
+        )
 
 
 def test_every_effect_happens_once_whenever_workers_are_killed(
@@ -134,7 +144,7 @@ def test_every_effect_happens_once_whenever_workers_are_killed(
                 started.append((workflows.start(expression(kind, chance, port), kind), kind))
                 time.sleep(chance.uniform(0.05, 0.4))
                 crowd.kill_one()
-            eventually(lambda: all_ended(workflows), timeout_s=30, what="all completed")
+            all_end(workflows)
         except BaseException:
             print("\n".join(log.read_text().splitlines()[-60:]))
             raise
@@ -184,9 +194,9 @@ def test_the_audit_finds_what_two_commits_instead_of_one_would_do(
                 break
             assert crowd.kills < 4 * KILLS, "no duplicate after so many kills"
             started.append(workflows.start(" ~> ".join(effect(step) for step in STEPS)))
-            time.sleep(0.1)
+            time.sleep(0.3)
             crowd.kill_one()
-        eventually(lambda: all_ended(workflows), timeout_s=60, what="all completed")
+        all_end(workflows)
     finally:
         crowd.stop()
     found = audit(workflows.connection, expected)

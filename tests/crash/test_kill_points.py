@@ -85,11 +85,7 @@ POINTS: dict[str, tuple[str, bytes, Moment]] = {
     "in a race": ("race", FINISH, AFTER),
     "in a join": ("join", FINISH, BEFORE_COMMIT),
 }
-SAMPLE = {
-    "before the COMMIT of a step",
-    "after the COMMIT of a step",
-    "after the next iteration began",
-}
+SAMPLE = {"before the COMMIT of a step", "after the COMMIT of a step"}
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,7 @@ def _commit_twice() -> None:
     ) -> list[PGresult]:
         if any(b"_finish_step_v1" in text for text, _ in commands):
             await at_once(connection, [(b"COMMIT", [])])
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
             commands = [(b"BEGIN", []), *commands[1:]]
         return await at_once(connection, commands)
 

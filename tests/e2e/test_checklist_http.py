@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.crash.receiver import http_settings
-from tests.fixtures.postgres import Database
+from tests.fixtures.postgres import PostgresServer
+from tests.fixtures.standing import shared_database
 from tests.fixtures.workers import worker_thread
 from tests.fixtures.workflows import Workflows, eventually
 
@@ -35,7 +35,7 @@ class Server:
         return f"http://localhost:{self.port}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     told = Server()
 
@@ -73,23 +73,37 @@ def server() -> Iterator[Server]:
     thread.join()
 
 
-@contextmanager
-def worker_for(installed: Database, server: Server) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def with_worker(
+    postgres_server: PostgresServer, database_owner: tuple[str, str], server: Server
+) -> Iterator[Workflows]:
+    """A session in a database whose worker may reach the server."""
     settings = {**http_settings(server.port), "http_max_response_bytes": LIMIT}
-    with worker_thread(installed.dsn, **settings):
-        yield
+    with (
+        shared_database(postgres_server, database_owner, "http") as database,
+        worker_thread(database.dsn, **settings),
+    ):
+        session = Workflows.connect(database.dsn)
+        yield session
+        session.connection.close()
+
+
+@pytest.fixture
+def web(with_worker: Workflows, server: Server) -> Workflows:
+    server.paths.clear()
+    server.gone.clear()
+    return with_worker
 
 
 @pytest.mark.parametrize(
     ("status", "ok", "body"), [(204, True, b""), (302, False, b"moved"), (404, False, b"none")]
 )
 def test_statuses_that_are_results(
-    installed: Database, workflows: Workflows, server: Server, status: int, ok: bool, body: bytes
+    web: Workflows, server: Server, status: int, ok: bool, body: bytes
 ) -> None:
     """df-execution 12.28: 204, 3xx, 404."""
     server.answers["/x"] = (status, body)
-    with worker_for(installed, server):
-        result = workflows.finish(f"df.http('{server.url}/x', 'GET')")
+    result = web.finish(f"df.http('{server.url}/x', 'GET')")
     assert (result["status"], result["ok"], result["body"]) == (status, ok, body.decode())
     assert server.paths == ["/x"]  # and nowhere else
 
@@ -105,42 +119,28 @@ def test_statuses_that_are_results(
     ids=["511", "512", "513", "a character of two bytes"],
 )
 def test_a_server_error_fails_with_the_beginning_of_what_it_said(
-    installed: Database, workflows: Workflows, server: Server, body: str, preview: str
+    web: Workflows, server: Server, body: str, preview: str
 ) -> None:
     """df-execution 12.28: 500, preview of 511 512 513, cut character."""
     server.answers["/x"] = (500, body.encode())
-    with worker_for(installed, server):
-        error = workflows.fail(f"df.http('{server.url}/x', 'GET')")
+    error = web.fail(f"df.http('{server.url}/x', 'GET')")
     assert error == f"HTTP GET {server.url}/x returned 500: {preview}"
 
 
-def test_a_response_above_the_limit_fails_and_names_it(
-    installed: Database, workflows: Workflows, server: Server
-) -> None:
+def test_a_response_above_the_limit_fails_and_names_it(web: Workflows, server: Server) -> None:
     """df-execution 12.31: limits."""
     server.answers["/fits"] = (200, b"x" * LIMIT)
     server.answers["/large"] = (200, b"x" * (LIMIT + 1))
-    with worker_for(installed, server):
-        assert len(workflows.finish(f"df.http('{server.url}/fits', 'GET')")["body"]) == LIMIT
-        error = workflows.fail(f"df.http('{server.url}/large', 'GET')")
+    assert len(web.finish(f"df.http('{server.url}/fits', 'GET')")["body"]) == LIMIT
+    error = web.fail(f"df.http('{server.url}/large', 'GET')")
     assert str(LIMIT) in error
     assert "http_max_response_bytes" in error
 
 
-@pytest.mark.parametrize("how", ["cancel", "race"])
-def test_a_request_that_nobody_waits_for_any_more_ends(
-    installed: Database, workflows: Workflows, server: Server, how: str
-) -> None:
+def test_a_request_that_loses_its_race_ends(web: Workflows, server: Server) -> None:
     """df-execution 12.31: cancel in flight."""
-    request = f"df.http('{server.url}/hold', 'GET')"
-    with worker_for(installed, server):
-        instance = workflows.start(
-            request if how == "cancel" else f"{request} | df.wait_for_signal('go')"
-        )
-        eventually(lambda: server.paths == ["/hold"], what="the request is under way")
-        if how == "cancel":
-            workflows.one("select df.cancel(%s)", instance)
-        else:
-            workflows.one("select df.signal(%s, 'go')", instance)
-        assert server.gone.wait(10), "the connection is still open"
-        assert workflows.wait(instance) == ("cancelled" if how == "cancel" else "completed")
+    instance = web.start(f"df.http('{server.url}/hold', 'GET') | df.wait_for_signal('go')")
+    eventually(lambda: server.paths == ["/hold"], what="the request is under way")
+    web.one("select df.signal(%s, 'go')", instance)
+    assert server.gone.wait(10), "the connection is still open"
+    assert web.wait(instance) == "completed"

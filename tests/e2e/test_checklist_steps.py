@@ -236,16 +236,9 @@ def test_waiting_for_a_free_place_holds_up_nothing_else(
         assert workflows.one("select count(*) from seen") == 3
 
 
-@pytest.mark.parametrize(
-    ("moment", "statement"),
-    [
-        (Moment.BEFORE, b"create table df._signals"),
-        pytest.param(Moment.AFTER, b"create table df._signals", marks=pytest.mark.long),
-        pytest.param(Moment.BEFORE, b"orchestrator_queue", marks=pytest.mark.long),
-        pytest.param(Moment.AFTER, b"orchestrator_queue", marks=pytest.mark.long),
-    ],
-    ids=["before df", "after df", "before duroxide", "after duroxide"],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER], ids=["before", "after"])
+@pytest.mark.parametrize("statement", [b"create table df._signals", b"orchestrator_queue"])
 def test_an_installation_that_dies_is_begun_again(
     database: Database, tmp_path: Path, moment: Moment, statement: bytes
 ) -> None:
