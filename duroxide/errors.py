@@ -98,9 +98,13 @@ class OrchestrationError(DuroxideError):
 class ClientError(DuroxideError, RuntimeError):
     """A client call could not do what it was asked to."""
 
+    retryable: bool = False  # the same call may be made again; what it was to do may have been done
+
 
 class WaitTimeout(ClientError, TimeoutError):
     """The instance did not get there in time; it goes on by itself."""
+
+    retryable = True
 
     def __init__(self, instance_id: str, timeout_ms: int) -> None:
         super().__init__(instance_id, timeout_ms)
@@ -120,6 +124,39 @@ class InstanceNotFound(ClientError, LookupError):
 
     def __str__(self) -> str:
         return f"instance {self.instance_id!r} not found"
+
+
+class InstanceStillRunning(ClientError):
+    """What is to be deleted has not ended, or something below it has not."""
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__(instance_id)
+        self.instance_id = instance_id
+
+    def __str__(self) -> str:
+        return f"instance {self.instance_id!r} is still running; cancel it first or use force"
+
+
+class CannotDeleteSubOrchestration(ClientError):
+    """A child is deleted with its root only."""
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__(instance_id)
+        self.instance_id = instance_id
+
+    def __str__(self) -> str:
+        return f"Cannot delete sub-orchestration {self.instance_id!r} directly: delete the root"
+
+
+class ManagementNotAvailable(ClientError):
+    """The store has no management methods."""
+
+    def __init__(self, provider: str) -> None:
+        super().__init__(provider)
+        self.provider = provider
+
+    def __str__(self) -> str:
+        return f"the {self.provider} provider has no management methods"
 
 
 class ProviderError(DuroxideError):

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import cast
 
 from duroxide.codec import decode_event, decode_events
-from duroxide.errors import ClientError, CodecError, InstanceNotFound
+from duroxide.errors import (
+    CannotDeleteSubOrchestration,
+    ClientError,
+    CodecError,
+    InstanceNotFound,
+    InstanceStillRunning,
+    ManagementNotAvailable,
+)
 from duroxide.ids import InstanceId
 from duroxide.providers.base import (
     DeadLetterPage,
@@ -55,7 +62,7 @@ class Management:
     def admin(self) -> ProviderAdmin:
         """The store's own management calls."""
         if not self.has_management_capability:
-            raise ClientError(f"the {self.provider.name} provider has no management methods")
+            raise ManagementNotAvailable(self.provider.name)
         return cast("ProviderAdmin", self.provider)
 
     async def instances(
@@ -229,17 +236,21 @@ class Management:
 
         Raises:
             InstanceNotFound: the store does not know it.
-            ClientError: it is a child: delete its root.
-            ProviderError: it runs, and not `force`.
+            CannotDeleteSubOrchestration: it is a child: delete its root.
+            InstanceStillRunning: it runs, or one of its descendants, and not `force`.
+            ProviderError: it has changed meanwhile, and was not deleted.
         """
         state = (await self.provider.read_status([instance_id])).get(instance_id)
         if state is None:
             raise InstanceNotFound(instance_id)
         if state.parent_instance_id is not None:
-            raise ClientError(
-                f"Cannot delete sub-orchestration {instance_id!r} directly: delete the root"
-            )
-        return await self.admin.delete_instances(await self.tree(instance_id), force=force)
+            raise CannotDeleteSubOrchestration(instance_id)
+        tree = await self.tree(instance_id)
+        if not force:
+            for member in (await self.provider.read_status(tree)).values():
+                if not member.status.is_terminal:
+                    raise InstanceStillRunning(member.instance_id)
+        return await self.admin.delete_instances(tree, force=force)
 
     async def delete_many(self, which: InstanceFilter) -> DeleteResult:
         """Delete ended root instances with their trees; a tree of which something runs stays."""

@@ -58,7 +58,8 @@ _PLAIN_JSON = signature_of(_sdk_function, takes_context=True, what="an SDK funct
 class Client:
     """Starts, steers and watches instances. Safe to use from any thread, and beside a running loop.
 
-    Values are written as JSON. Failures are `RuntimeError`s, mostly the more telling `ClientError`s.
+    Values are written as JSON. Failures are `RuntimeError`s, mostly the more telling `ClientError`s, which
+    say whether the same call may be made again (`retryable`).
 
     Args:
         provider: opened on first use; one object may serve a client and a runtime.
@@ -81,7 +82,9 @@ class Client:
         try:
             return self._portal.call(started())
         except ProviderError as error:
-            raise ClientError(str(error)) from error
+            failure = ClientError(str(error))
+            failure.retryable = error.retryable
+            raise failure from error
 
     @property
     def _admin(self) -> base.ProviderAdmin:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,14 +16,17 @@ from duroxide.client import AsyncClient, InstanceExists
 from duroxide.context import OrchestrationContext
 from duroxide.decorators import orchestration
 from duroxide.errors import (
+    CannotDeleteSubOrchestration,
     ClientError,
     CodecError,
     InstanceNotFound,
+    InstanceStillRunning,
+    ManagementNotAvailable,
     NonDeterminismError,
-    ProviderError,
     RegistrationError,
+    WaitTimeout,
 )
-from duroxide.providers.base import InstanceFilter, InstanceQuery, PruneOptions
+from duroxide.providers.base import Capabilities, InstanceFilter, InstanceQuery, PruneOptions
 from duroxide.providers.memory import MemoryProvider
 from duroxide.providers.sqlite import SqliteProvider
 from duroxide.registry import Registry
@@ -73,7 +77,7 @@ async def test_a_tree_is_deleted_as_a_whole_from_its_root(client: AsyncClient) -
     tree = await client.tree("r")
     assert tree[0] == "r"
     assert len(tree) == 2
-    with pytest.raises(ClientError, match="delete the root"):
+    with pytest.raises(CannotDeleteSubOrchestration, match="delete the root"):
         await client.delete(tree[1])
     deleted = await client.delete("r")
     assert deleted.instances_deleted == 2
@@ -83,7 +87,7 @@ async def test_a_tree_is_deleted_as_a_whole_from_its_root(client: AsyncClient) -
 async def test_what_runs_is_deleted_only_by_force(client: AsyncClient) -> None:
     await client.start(waiting, instance_id="w")
     await client.wait_until("w", lambda state: True)
-    with pytest.raises(ProviderError, match="still running"):
+    with pytest.raises(InstanceStillRunning, match="'w' is still running; cancel it first"):
         await client.delete("w")
     await client.delete("w", force=True)
     with pytest.raises(InstanceNotFound, match="'w'"):
@@ -237,3 +241,32 @@ async def test_an_export_becomes_a_whole_file(client: AsyncClient, tmp_path: Pat
     assert os.listdir(tmp_path) == ["kept.jsonl"]
     with pytest.raises(FileNotFoundError):
         await client.export_to("r", tmp_path / "nowhere" / "kept.jsonl")
+
+
+class Bare:
+    """A store without management."""
+
+    def __init__(self, store: MemoryProvider) -> None:
+        for name in ("name", "capabilities", "start", "close", "commit", "read_status"):
+            setattr(self, name, getattr(store, name))
+
+
+async def test_a_store_without_management_says_so() -> None:
+    client = AsyncClient(cast("Any", Bare(MemoryProvider(capabilities=Capabilities()))))
+    assert not client.has_management_capability
+    await client.start("any", instance_id="i")
+    for call in (client.metrics(), client.suspend("i"), client.instances()):
+        with pytest.raises(ManagementNotAvailable, match="the memory provider has no management"):
+            await call
+    with pytest.raises(ClientError, match="the memory provider keeps no dead letters"):
+        await client.dead_letters()
+
+
+def test_errors_say_whether_the_call_may_be_made_again_and_survive_pickling() -> None:
+    assert WaitTimeout("i", 5).retryable
+    assert not InstanceNotFound("i").retryable
+    lost = ClientError("connection lost")
+    lost.retryable = True
+    for error in (lost, InstanceStillRunning("i"), CannotDeleteSubOrchestration("i")):
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), again.retryable) == (str(error), error.retryable)
