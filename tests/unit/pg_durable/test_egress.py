@@ -179,3 +179,57 @@ def test_a_role_can_have_a_policy_of_its_own() -> None:
 def test_a_policy_of_a_role_that_can_not_be_read_is_refused(word: str) -> None:
     with pytest.raises(ValueError, match="http_"):
         Egress().with_roles([word])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1]/",
+        "http://[::]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[::ffff:7f00:1]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[2002:7f00:1::]/",
+        "http://[fe80::1%25eth0]/",
+        "http://0/",
+        "http://0.0.0.0/",
+        "http://127.0.0.1./",
+        "http://127.0.0.1.:80/",
+        "http://0x7f000001/",
+        "http://017700000001/",
+        "http://127.0.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://①②⑦.⓪.⓪.①/",
+        "http://127。0。0。1/",
+        "http://\u200b127.0.0.1/",
+        "http://8.8.8.8/",
+        "http://example.com:80:80/",
+        "http://example.com:/@127.0.0.1:22/../",
+        "http://example.com@127.0.0.1/",
+        "http://127.0.0.1#@example.com/",
+        "http://127.0.0.1?@example.com/",
+        "http://127.0.0.1\\@example.com/",
+        "http:example.com",
+        "http:/example.com",
+        "http:///example.com",
+        "http://example.com\t/",
+        "http://exam\x00ple.com/",
+        "http://example.com\u2028/",
+        "javascript:alert(1)",
+        "data:text/plain,x",
+        "gopher://example.com/",
+        "jar:http://example.com!/",
+        "http://" + "a" * 64 + ".example.com/",
+        "http://-.example.com:65536/",
+    ],
+)
+def test_no_spelling_reaches_what_is_not_public(url: str) -> None:
+    """Either it is refused, or it can only mean a name, whose addresses are looked at later."""
+    try:
+        target = parse_url(url)
+        PUBLIC.check_target(target)
+    except Blocked:
+        return
+    assert target.literal is None
+    assert target.host == "example.com" or target.host.endswith(".example.com"), target
+    assert not any(part.isdigit() for part in target.host.split(".")), target
