@@ -17,32 +17,36 @@ STEPS = ("one", "two", "three", "four")
 OPEN = "select count(*) from df.instances where status not in ('completed', 'failed', 'cancelled')"
 
 
-def effect(step: str, seconds: float = 0) -> str:
+def effect(step: str, seconds: float = 0, *, retries: int = 2) -> str:
     return (
-        "$$insert into effects (workflow, step)"
-        f" select '{{sys_instance_id}}', '{step}' from pg_sleep({seconds})$$"
+        "df.sql($$insert into effects (workflow, step)"
+        f" select '{{sys_instance_id}}', '{step}' from pg_sleep({seconds})$$,"
+        f""" '{{"retries": {retries}}}')"""
     )
 
 
-def workflow(sleep_s: int = 1) -> str:
+def workflow(sleep_s: int = 1, *, retries: int = 2) -> str:
     """Every effect once: in sequence, after a timer, in branches."""
-    return (
-        f"{effect('one', 0.02)} ~> df.sleep({sleep_s}) ~> ({effect('two')} & {effect('three', 0.05)})"
-        f" ~> {effect('four')}"
-    )
+    one, two = effect("one", 0.02, retries=retries), effect("two", retries=retries)
+    three, four = effect("three", 0.05, retries=retries), effect("four", retries=retries)
+    return f"{one} ~> df.sleep({sleep_s}) ~> ({two} & {three}) ~> {four}"
 
 
-def start(dsn: str, count: int, *, first: bool = False) -> list[str]:
+def start(dsn: str, count: int, *, first: bool = False, retries: int = 2) -> list[str]:
     """Start workflows that end one after the other, before any fault, which clients would notice.
 
     Args:
         first: make the tables for the account.
+        retries: of each step. Where chance may hit the same one again and again, more than the usual.
     """
     session = Workflows.connect(dsn)
     with session.connection:
         if first:
             session.run(TABLES)
-        return [session.start(workflow(1 + number // 10 % 3)) for number in range(count)]
+        return [
+            session.start(workflow(1 + number // 10 % 3, retries=retries))
+            for number in range(count)
+        ]
 
 
 @contextmanager

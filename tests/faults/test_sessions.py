@@ -42,7 +42,7 @@ def test_backends_that_are_terminated_at_random_cost_nothing(
     installed: Database, tmp_path: Path, kills: int
 ) -> None:
     chance = seeded()
-    started = start(installed.dsn, kills // 3, first=True)
+    started = start(installed.dsn, kills // 3, first=True, retries=20)
     owner = psycopg.conninfo.conninfo_to_dict(installed.dsn)["user"]
     killed = 0
     with (
@@ -65,7 +65,7 @@ async def test_answers_that_are_lost_at_random_cost_nothing(
 ) -> None:
     """Of commits too: what was asked is done, and nobody hears of it."""
     chance = seeded()
-    started = start(installed.dsn, count, first=True)
+    started = start(installed.dsn, count, first=True, retries=20)
     async with Proxy().to(installed.dsn) as proxy:
         settings = {"shutdown_grace": 1.0, "turn_lease": LEASE_S, "activity_lease": LEASE_S}
         async with Worker(proxy.dsn, Settings.load(settings, {})):
