@@ -9,8 +9,15 @@ import pytest
 
 from duroxide import LimitExceeded, Limits, OrchestrationContext, work
 from duroxide.engine.run import Run
+from duroxide.engine.sizes import event_bytes
 from duroxide.engine.turn import StartInfo, TurnResult, run_turn
-from duroxide.history import OrchestrationFailed, OrchestrationStarted
+from duroxide.history import (
+    ActivityScheduled,
+    Breadcrumb,
+    OrchestrationFailed,
+    OrchestrationStarted,
+    Terminal,
+)
 from duroxide.registry import define_orchestration
 from duroxide.state import ExecutionStatus
 from duroxide.testing.replay import assert_replays
@@ -259,3 +266,56 @@ def test_a_cancel_is_never_refused_however_long_the_history() -> None:
     assert str(last.details) == "canceled: enough"
     assert cleaned[0] > LIMITS.history_events
     assert_replays(result.events, definition)
+
+
+@pytest.mark.parametrize(("beyond", "told"), [(0, ""), (1, "History size (5001 bytes)")])
+def test_a_history_may_be_as_large_as_its_limit_and_not_a_byte_more(beyond: int, told: str) -> None:
+    async def fills(ctx: OrchestrationContext) -> str:
+        ctx.set_custom_status("counted too")
+        empty = event_bytes(ActivityScheduled(name="a", input=""))
+        left = limits.history_bytes - ctx.history_size_bytes - empty
+        try:
+            ctx.call("a", raw_input="x" * (left + beyond))
+        except LimitExceeded as error:
+            return str(error)
+        assert ctx.history_size_bytes == limits.history_bytes
+        return ""
+
+    limits = Limits(history_bytes=5_000)
+    info = StartInfo(
+        instance_id="i",
+        execution_id=1,
+        name="o",
+        version="1.0.0",
+        input="null",
+        seed="00",
+        limits=limits,
+    )
+    result = run_turn(define_orchestration(fills, name="o"), (), (), now_ms=0, start=info)
+    expected = f"{told} exceeds limit (5000 bytes)" if told else ""
+    assert result.output == f'"{expected}"'
+    asked = [e.kind for e in result.events if not isinstance(e.kind, Breadcrumb | Terminal)]
+    assert (sum(map(event_bytes, asked)) == limits.history_bytes) == (not told)
+
+
+@pytest.mark.parametrize(
+    ("asks", "what"),
+    [
+        (lambda ctx, text: ctx.call("a", raw_input=text), "Input of activity 'a'"),
+        (lambda ctx, text: ctx.call_child("c", text[2:]), "Input of sub-orchestration 'c'"),
+        (lambda ctx, text: ctx.start("c", text[2:], id="d"), "Input of orchestration 'c'"),
+    ],
+)
+@pytest.mark.parametrize("size", [100, 101])
+def test_a_payload_may_be_as_large_as_its_limit(
+    asks: Callable[[OrchestrationContext, str], Any], what: str, size: int
+) -> None:
+    def code(ctx: OrchestrationContext) -> str:
+        try:
+            asks(ctx, "x" * size)
+        except LimitExceeded as error:
+            return str(error)
+        return ""
+
+    expected = "" if size == 100 else f"{what} (101 bytes) exceeds limit (100 bytes)"
+    assert turn(code).output == f'"{expected}"'
