@@ -150,10 +150,18 @@ def uninstall(dsn: str | None, force: bool, yes: bool) -> None:
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for every field of Settings."""
     for setting in reversed(fields(Settings)):
+        kind, default = setting.metadata["kind"], setting.default
+        if isinstance(default, bool):
+            metavar, shown = "on|off", "on" if default else "off"
+        elif isinstance(default, tuple):
+            metavar, shown = "WORDS", " ".join(default) or "none"
+        else:
+            metavar, shown = None, str(default)
         option = click.option(
             "--" + setting.name.replace("_", "-"),
-            type=setting.metadata["kind"],
-            help=f"{setting.metadata['meaning']}  [default: {setting.default}]",
+            type=kind,
+            metavar=metavar,
+            help=f"{setting.metadata['meaning']}  [default: {shown}]",
         )
         command = option(command)
     return command
