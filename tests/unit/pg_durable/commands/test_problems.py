@@ -8,6 +8,7 @@ import pytest
 from duroxide.errors import InstanceNotFound
 from duroxide_pg.errors import (
     CannotConnect,
+    ExtraMissing,
     MigrationBusy,
     NotPermitted,
     SchemaForeign,
@@ -31,6 +32,7 @@ from tests.docs.blocks import ROOT
         (NotPermitted, 7),
         (SchemaForeign, 8),
         (MigrationBusy, 1),
+        (ExtraMissing, 1),
     ],
 )
 def test_a_setup_error_has_a_status_of_its_own(kind: type[SetupError], status: int) -> None:
@@ -41,7 +43,7 @@ def test_a_setup_error_has_a_status_of_its_own(kind: type[SetupError], status: i
 
 def test_every_kind_of_setup_error_was_thought_of() -> None:
     thought_of = {CannotConnect, ServerTooOld, SchemaMissing, SchemaTooNew, NotPermitted}
-    thought_of |= {SchemaForeign, MigrationBusy}
+    thought_of |= {SchemaForeign, MigrationBusy, ExtraMissing}
     assert set(SetupError.__subclasses__()) == thought_of
 
 
