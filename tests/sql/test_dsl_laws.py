@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pg_durable import dsl
 from pg_durable.dsl import Step
+from tests.sql.random_workflows import NAME, STEP, quoted
 from tests.sql.sessions import Connection, value
-from tests.sql.test_node_text_laws import NAME, STEP, quoted
 
 shared_session = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
