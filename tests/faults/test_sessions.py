@@ -59,6 +59,29 @@ def test_backends_that_are_terminated_at_random_cost_nothing(
         all_ended(installed.dsn, started)
 
 
+@pytest.mark.long
+def test_the_account_finds_what_two_commits_instead_of_one_would_do(
+    installed: Database, tmp_path: Path
+) -> None:
+    """With a worker that commits an effect, and the record of it a little later."""
+    owner = psycopg.conninfo.conninfo_to_dict(installed.dsn)["user"]
+    start(installed.dsn, 1, first=True)
+    twice = "select from effects group by workflow, step having count(*) > 1"
+    with (
+        worker(installed.dsn, tmp_path / "worker.log", two_commits=True),
+        psycopg.connect(installed.superuser_dsn, autocommit=True) as admin,
+    ):
+        some_effects(installed.dsn, 1)  # a worker that can't start ends, and would be started again
+        for _ in range(100):
+            start(installed.dsn, 5, retries=20)
+            for pid in admin.execute(VICTIMS, [owner]).fetchall():
+                admin.execute("select pg_terminate_backend(%s)", pid)
+            if admin.execute(twice.encode()).fetchall():
+                return
+            time.sleep(0.1)
+    pytest.fail("no effect was there twice, after so many ended sessions")
+
+
 @pytest.mark.parametrize("count", [8, pytest.param(150, marks=pytest.mark.long)])
 async def test_answers_that_are_lost_at_random_cost_nothing(
     installed: Database, count: int
