@@ -1419,7 +1419,7 @@ as $$
                owner = null,
                attempt_count = greatest(q.attempt_count - (1 - y.counts)::integer, 0),
                visible_at = case when y.delay > 0 then p_ts + y.delay * interval '1 millisecond'
-                   else q.visible_at end
+                   else least(q.visible_at, p_ts) end  -- later only if the clock was set back
           from (
             select u.delay, u.counts, x.row_id
               from unnest(y_instance, y_id, y_nonce, y_delay, y_count)

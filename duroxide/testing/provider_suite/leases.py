@@ -217,3 +217,14 @@ class LeaseSuite(SuiteBase):
         store.clock.advance(60_000)
         assert await store.finish(leased) is CommitCode.LEASE_LOST, "renewed in the time set back"
         assert (await store.lease_activity()).attempt_count == 2
+
+    @confirms("clock_going_back_ends_nothing")
+    async def test_what_is_given_back_after_the_clock_went_back_is_there_at_once(
+        self, store: StoreDriver
+    ) -> None:
+        await store.schedule(activity("i1", 2))
+        leased = await store.lease_activity()
+        store.clock.advance(-LEASE_MS // 2)
+        assert await store.abandon_activity(leased) is CommitCode.APPLIED
+        assert (await store.admin.queue_depths()).worker_queue == 1
+        assert (await store.lease_activity()).attempt_count == 2
