@@ -140,7 +140,14 @@ print(client.wait_for_orchestration("h").output)
 """
 
 
-@pytest.mark.parametrize("end", ["runtime.shutdown()", "", "raise SystemExit(3)"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "",
+        pytest.param("runtime.shutdown()", marks=pytest.mark.long),
+        pytest.param("raise SystemExit(3)", marks=pytest.mark.long),
+    ],
+)
 def test_a_plain_script_ends_when_it_ends(new_store: NewStore, end: str) -> None:
     script = SCRIPT.format(kind=new_store.kind.__name__, where=new_store.where, end=end)
     done = subprocess.run(
