@@ -13,6 +13,7 @@ from typing import Any
 
 from duroxide.failures import (
     ApplicationFailure,
+    ApplicationKind,
     ConfigurationFailure,
     InfrastructureFailure,
     PoisonFailure,
@@ -165,16 +166,35 @@ class Observers(Observer):
         self._tell("message_dropped", instance_id, reason)
 
 
+def _failure_level(failure: FailureLabels) -> int:
+    if failure.error_category == ApplicationKind.CANCELLED.value:
+        return logging.INFO
+    return logging.WARNING if failure.error_type == "app_error" else logging.ERROR
+
+
+_LEVELS = {
+    "success": logging.DEBUG,
+    "finished": logging.DEBUG,
+    "failure": logging.WARNING,
+    "unregistered": logging.WARNING,
+    "poisoned": logging.WARNING,
+}
+
+
 class LoggingObserver(Observer):
     """Standard logging, with the facts as fields of the record (`extra`)."""
 
     def turn_committed(self, record: TurnRecord) -> None:
-        if not logger.isEnabledFor(logging.DEBUG):
+        failure = record.failure
+        level = logging.DEBUG if failure is None else _failure_level(failure)
+        if not logger.isEnabledFor(level):
             return
-        logger.debug(
-            "turn of %s committed: %s",
+        logger.log(
+            level,
+            "turn of %s (%s) committed: %s",
             record.instance_id,
-            record.status.value,
+            record.orchestration_name,
+            record.status.value if failure is None else f"failed, {failure.error_category}",
             extra={
                 "instance_id": record.instance_id,
                 "execution_id": record.execution_id,
@@ -183,6 +203,7 @@ class LoggingObserver(Observer):
                 "history_events": record.history_events,
                 "attempt_count": record.attempt,
                 "outcome": record.status.value,
+                "error_type": None if failure is None else failure.error_type,
                 "duration_ms": record.run_seconds * 1000,
             },
         )
@@ -196,9 +217,7 @@ class LoggingObserver(Observer):
         )
 
     def activity_ended(self, record: ActivityRecord) -> None:
-        level = logging.DEBUG if record.outcome == "success" else logging.INFO
-        if record.outcome in ("unregistered", "poisoned"):
-            level = logging.WARNING
+        level = _LEVELS.get(record.outcome, logging.INFO)
         if not logger.isEnabledFor(level):
             return
         logger.log(

@@ -92,6 +92,28 @@ async def test_no_payload_is_logged_not_even_for_debugging() -> None:
     assert [r for r in records if SECRET in r.getMessage() or SECRET in str(vars(r))] == []
 
 
+@activity
+async def refuses(text: str) -> None:
+    raise ValueError(text)
+
+
+@orchestration
+async def gives_up(ctx: OrchestrationContext, text: str) -> None:
+    await ctx.call(refuses, text)
+
+
+async def test_a_failure_is_a_warning_and_keeps_its_text_to_itself() -> None:
+    with logged() as records:
+        async with working(gives_up, refuses) as (client, _):
+            await client.wait(await client.start(gives_up, SECRET, instance_id="i1"))
+    (called,) = about(records, ACTIVITY)
+    (ended,) = [turn for turn in about(records, TURN) if turn["outcome"] == "Failed"]
+    assert (called["levelno"], called["outcome"]) == (logging.WARNING, "failure")
+    assert (ended["levelno"], ended["error_type"]) == (logging.WARNING, "app_error")
+    loud = [record for record in records if record.levelno > logging.DEBUG]
+    assert [r for r in loud if SECRET in r.getMessage() or SECRET in str(vars(r))] == []
+
+
 def test_what_goes_wrong_is_a_warning_that_names_it() -> None:
     observer = LoggingObserver()
     with logged() as records:
