@@ -85,6 +85,7 @@ class Crowd:
             turn_lease=LEASE_S,
             poll_interval=0.5,
             heartbeat_interval=0.5,
+            max_attempts=10_000,  # what is leased when a worker dies is not to blame
             **self.settings,
         )
 
@@ -112,10 +113,27 @@ def given_seed() -> int:
     return seed
 
 
+def print_what_is_open(workflows: Workflows) -> None:
+    """For whoever has to find out why."""
+    unended = "(select id from df.instances where status <> 'completed' order by id limit 5)"
+    for question in (
+        f"select id, status, error, updated_at, now() from df.instances where id in {unended}",
+        f"select instance_id, node_type, query, status, updated_at from df.nodes where instance_id in {unended}",
+        "select * from duroxide.orchestrator_queue order by instance_id, id limit 20",
+        "select * from duroxide.worker_queue limit 20",
+        "select * from duroxide.instance_locks limit 20",
+        f"select * from duroxide.history_log where split_part(instance_id, '::', 1) in {unended}",
+        "select * from df._signal_waiters limit 20",
+        "select pid, application_name, state, wait_event, query from pg_stat_activity"
+        " where datname = current_database() and state <> 'idle'",
+    ):
+        print(question, *workflows.all(question.replace("%", "%%")), sep="\n    ")
+
+
 def all_end(workflows: Workflows) -> None:
-    """Wait until all workflows have completed; they may take their time, but not stand still."""
+    """Wait until all workflows have ended; they may take their time, but not stand still."""
     state = (
-        "select array[count(*) filter (where status <> 'completed'),"
+        "select array[count(*) filter (where status in ('pending', 'running')),"
         " (select count(*) from effects), (select count(*) from duroxide.history_log)]"
         " from df.instances"
     )
@@ -147,6 +165,7 @@ def test_every_effect_happens_once_whenever_workers_are_killed(
             all_end(workflows)
         except BaseException:
             print("\n".join(log.read_text().splitlines()[-60:]))
+            print_what_is_open(workflows)
             raise
         finally:
             crowd.stop()
