@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -145,15 +145,16 @@ async def behind_tls(dsn: str, certificate: Path, key: Path) -> AsyncIterator[in
             writer.transport.abort()
             if server_writer is not None:
                 server_writer.close()
+                with suppress(OSError):
+                    await server_writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        if serving:  # the clients have gone, so these end
+            await asyncio.wait(serving, timeout=10)
 
 
 def names(database: Database) -> tuple[str, str]:

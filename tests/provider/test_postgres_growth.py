@@ -13,7 +13,7 @@ from duroxide.providers.base import InstanceFilter, InstanceQuery, PruneOptions
 from duroxide_pg import admin, migrate
 from duroxide_pg.provider import PostgresProvider
 from tests.fixtures.postgres import Database
-from tests.provider.test_postgres_plans import Explained, pages
+from tests.provider.test_postgres_plans import Explained, pages, require_auto_explain
 
 DAY_MS = 86_400_000
 BEGAN_MS = 1_700_000_000_000
@@ -46,7 +46,17 @@ def connection(database: Database) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture
 async def provider(
     database: Database, connection: psycopg.Connection[Any]
+) -> AsyncIterator[PostgresProvider]:
+    provider = PostgresProvider(database.superuser_dsn)
+    yield provider
+    await provider.close()
+
+
+@pytest.fixture
+async def explained(
+    database: Database, connection: psycopg.Connection[Any]
 ) -> AsyncIterator[Explained]:
+    require_auto_explain(database.superuser_dsn)
     provider = Explained(database.superuser_dsn)
     yield provider
     await provider.close()
@@ -130,44 +140,46 @@ class TestSlices:
 
 class TestCosts:
     async def test_deleting_what_is_old_does_not_look_at_what_is_new(
-        self, connection: psycopg.Connection[Any], provider: Explained
+        self, connection: psycopg.Connection[Any], explained: Explained
     ) -> None:
         fill(connection, 20_000)
         old = InstanceFilter(completed_before_ms=1_577_836_800_000 + 100 * 60_000)
-        result = await provider.delete_instances_by_filter(old)
+        result = await explained.delete_instances_by_filter(old)
         assert result.instances_deleted == 49
-        assert pages(provider.plans)["delete_ended_trees_v1"] < 3_000
+        assert pages(explained.plans)["delete_ended_trees_v1"] < 3_000
 
     async def test_a_page_of_a_listing_costs_the_same_wherever_it_is(
-        self, connection: psycopg.Connection[Any], provider: Explained
+        self, connection: psycopg.Connection[Any], explained: Explained
     ) -> None:
         fill(connection, 20_000)
         cursor = None
         costs = []
         for _ in range(20):
-            provider.plans.clear()
-            page = await provider.list_page(InstanceQuery(), limit=50, cursor=cursor)
+            explained.plans.clear()
+            page = await explained.list_page(InstanceQuery(), limit=50, cursor=cursor)
             cursor = page.next_cursor
-            (plan,) = [p for p in provider.plans if "order by s.created_at desc" in p["Query Text"]]
+            (plan,) = [
+                p for p in explained.plans if "order by s.created_at desc" in p["Query Text"]
+            ]
             costs.append(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
         assert max(costs) <= 60
 
     async def test_metrics_of_a_large_store_are_estimates_from_a_sample(
         self,
         connection: psycopg.Connection[Any],
-        provider: Explained,
+        explained: Explained,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         fill(connection, 20_000)
-        exact = await provider.system_metrics()
+        exact = await explained.system_metrics()
         assert (exact.total_instances, exact.total_events) == (20_000, 100_000)
         assert (exact.running_instances, exact.completed_instances) == (10_000, 8_000)
         assert exact.failed_instances == 2_000
         assert exact.total_executions == 20_000
         monkeypatch.setattr(admin, "METRICS_PAGES", 50)
-        provider.plans.clear()
-        estimate = await provider.system_metrics()
-        assert pages(provider.plans)["system_metrics_v1"] < 400  # the tables have 1,500
+        explained.plans.clear()
+        estimate = await explained.system_metrics()
+        assert pages(explained.plans)["system_metrics_v1"] < 400  # the tables have 1,500
         assert estimate.total_instances == pytest.approx(20_000, rel=0.6)
         assert estimate.total_events == pytest.approx(100_000, rel=0.6)
         running = estimate.running_instances / estimate.total_instances
@@ -176,13 +188,13 @@ class TestCosts:
     async def test_a_long_queue_is_counted_up_to_a_limit(
         self,
         connection: psycopg.Connection[Any],
-        provider: Explained,
+        explained: Explained,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         fill(connection, 20_000)
-        assert (await provider.queue_depths()).timer_queue == 20_000
+        assert (await explained.queue_depths()).timer_queue == 20_000
         monkeypatch.setattr(admin, "MOST_QUEUED", 100)
-        provider.plans.clear()
-        assert (await provider.queue_depths()).timer_queue == 100
-        (plan,) = [p for p in provider.plans if "as timers" in p["Query Text"]]
+        explained.plans.clear()
+        assert (await explained.queue_depths()).timer_queue == 100
+        (plan,) = [p for p in explained.plans if "as timers" in p["Query Text"]]
         assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 200

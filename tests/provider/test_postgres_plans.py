@@ -58,6 +58,15 @@ FREE = {
 }
 
 
+def require_auto_explain(dsn: str) -> None:
+    """Skip the test on a server without it: the embedded wheel brings no modules."""
+    with psycopg.connect(dsn) as connection:
+        try:
+            connection.execute("load 'auto_explain'")
+        except psycopg.errors.UndefinedFile:
+            pytest.skip("this server has no auto_explain")
+
+
 class Explained(PostgresProvider):
     """Collects the plan of everything that it runs."""
 
@@ -220,6 +229,7 @@ async def test_hot_statements_probe_indexes(
     database: Database, backlog: int, statistics: str
 ) -> None:
     dsn = database.superuser_dsn
+    require_auto_explain(dsn)
     migrate.upgrade(dsn)
     with psycopg.connect(dsn, autocommit=True) as connection:
         if statistics == "of empty tables":
@@ -253,6 +263,7 @@ async def test_a_call_looks_at_no_more_pages_however_much_is_queued(
     database: Database, backlog: int
 ) -> None:
     dsn = database.superuser_dsn
+    require_auto_explain(dsn)
     looked_at = {}
     for schema in ("empty", "duroxide"):
         migrate.upgrade(dsn, schema)
