@@ -871,8 +871,10 @@ begin
         get diagnostics v_rows = row_count;
         if v_rows < v_expected then
             v_expected := v_expected - v_rows;
+            -- What a poll has handed to the holder meanwhile stays his: it must not be handed out twice.
             update {schema}.instance_locks as l
-               set locked_until = v_now + t.keep, locked_at = v_now, msg_ids = '{}'
+               set locked_until = v_now + t.keep, locked_at = v_now,
+                   msg_ids = array(select i from unnest(l.msg_ids) as i where i <> all (c_id))
               from (
                 select x.row_id, u.keep
                   from unnest(t_instance, t_nonce, t_keep) as u (instance_id, nonce, keep)

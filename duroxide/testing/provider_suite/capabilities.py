@@ -95,6 +95,24 @@ class StickyLeaseSuite(SuiteBase):
         await store.commit_turn(leased, keep_lease_ms=keep_ms)
         return leased
 
+    async def test_what_came_while_a_turn_was_written_comes_once(self, store: StoreDriver) -> None:
+        leased = await self.kept(store)
+        await store.send("i1", "first")
+        (turn,) = await store.poll(held=[leased.token])
+        await store.send("i1", "second")
+        (meanwhile,) = await store.poll(held=[leased.token])
+        assert bodies(meanwhile) == ["second"]
+        await store.commit_turn(turn, keep_lease_ms=LEASE_MS)
+        assert await store.poll(held=[leased.token]) == ()
+        await store.send("i1", "third")
+        (last,) = await store.poll(held=[leased.token])
+        assert bodies(last) == ["third"]
+        both = tuple(m.message_id for m in (*meanwhile.messages, *last.messages))
+        after = store.turn(last, first_event_id=3, consumed=both)
+        assert await store.code(after) is CommitCode.APPLIED
+        store.clock.advance(LEASE_MS)
+        assert await store.poll() == ()
+
     async def test_a_kept_instance_is_not_given_to_others(self, store: StoreDriver) -> None:
         await self.kept(store)
         await store.send("i1", "more")
