@@ -13,6 +13,7 @@ from typing import Self
 import psycopg
 
 from pg_durable.home import Home
+from pg_durable.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,7 @@ class Heartbeat:
         trace: TracebackType | None,
     ) -> None:
         assert self._task is not None
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+        await end(self._task)
         try:
             await self._home.sign_off(self._worker_id)
         except psycopg.errors.UndefinedTable:

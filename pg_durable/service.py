@@ -34,6 +34,7 @@ from pg_durable.steps.http import http_activity
 from pg_durable.steps.rows import ResultLimits
 from pg_durable.steps.signals import signal_activities
 from pg_durable.steps.sql import SqlSteps, StepOptions
+from pg_durable.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +99,7 @@ class Service:
         """End in order: take nothing new, let steps end for `shutdown_grace`, give back the rest."""
         if self._watch is not None:
             watch, self._watch = self._watch, None
-            watch.cancel()
-            await asyncio.wait((watch,))
+            await end(watch)
             if not watch.cancelled() and watch.exception() is not None:
                 logger.error("worker %s could not go on: %s", self.worker_id, watch.exception())
         await self._close(shutdown_grace=self.settings.shutdown_grace)
@@ -183,7 +183,7 @@ class Service:
             Retention(home, provider, interval_s=settings.reconcile_interval).run(),
             name="pg_durable: retention",
         )
-        stack.push_async_callback(_end, sweeping)
+        stack.push_async_callback(end, sweeping)
         stack.push_async_callback(heartbeat.drain)
         return heartbeat.schema_gone
 
@@ -255,8 +255,3 @@ async def _notified(dsn: str, channel: str, timeout_s: float) -> None:
     except psycopg.OperationalError as error:
         logger.warning("waiting: %s", error)
         await asyncio.sleep(timeout_s)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))

@@ -18,6 +18,7 @@ from typing import Self
 from pg_durable.identity import Credentials
 from pg_durable.service import Service
 from pg_durable.settings import Settings
+from pg_durable.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,5 @@ class Worker:
             working.result()
             await asking
         else:
-            working.cancel()
-            await asyncio.wait((working,))
+            await end(working)
         await self.stop()

@@ -21,6 +21,7 @@ from pg_durable.sqloptions import SqlOptions
 from pg_durable.steps.failures import StepFailed
 from pg_durable.steps.sql import SqlSteps
 from pg_durable.steps.step import LeaseGone, SqlStep
+from pg_durable.tasks import end
 
 T = TypeVar("T")
 
@@ -70,9 +71,7 @@ async def while_wanted(ctx: ActivityContext, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait((step, cancelled), return_when=asyncio.FIRST_COMPLETED)
     finally:
         cancelled.cancel()
-        if not step.done():
-            step.cancel()
-            await asyncio.wait((step,))
+        await end(step)
     if step.cancelled():
         raise LeaseLost(f"activity {ctx.activity_id} of {ctx.instance_id} is not wanted any more")
     return step.result()

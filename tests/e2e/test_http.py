@@ -262,7 +262,8 @@ def test_cancelling_an_instance_closes_its_connection(workflows: Workflows, site
     assert workflows.status(instance) == "cancelled"
 
 
-@pytest.mark.parametrize("told", [pytest.param("retry", marks=pytest.mark.long), "fail"])
+@pytest.mark.long  # of SQL steps it is shown every time
+@pytest.mark.parametrize("told", ["retry", "fail"])
 def test_a_worker_that_dies_over_a_request_sends_it_again_or_says_that_it_does_not_know(
     workflows: Workflows, installed: Database, site: Site, tmp_path: Path, told: str
 ) -> None:

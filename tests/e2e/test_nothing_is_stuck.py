@@ -44,6 +44,7 @@ async def test_a_workflow_that_no_worker_can_run_fails(
     assert "Hint:     a worker of another release" in explained
 
 
+@pytest.mark.long
 async def test_a_workflow_whose_history_is_another_ones_fails(
     installed: Database, workflows: Workflows
 ) -> None:

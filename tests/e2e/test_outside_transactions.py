@@ -117,7 +117,7 @@ def test_a_step_is_repeated_as_often_as_it_says(workflows: Workflows) -> None:
     assert workflows.one("select last_value from tries") == 3
 
 
-@pytest.mark.parametrize("told", ["retry", "fail"])
+@pytest.mark.parametrize("told", [pytest.param("retry", marks=pytest.mark.long), "fail"])
 def test_a_worker_that_dies_over_such_a_step_repeats_it_or_says_that_it_does_not_know(
     installed: Database, workflows: Workflows, tmp_path: Path, told: str
 ) -> None:
@@ -196,6 +196,7 @@ async def test_a_database_can_be_created_by_a_step(
         installed.server.drop_database(name)
 
 
+@pytest.mark.long
 async def test_a_stricter_isolation_level_has_until_the_first_renewal_of_its_lease(
     installed: Database, workflows: Workflows
 ) -> None:
