@@ -273,8 +273,11 @@ class PostgresProvider(PostgresAdmin):
         """Let commits end that are under way, for a few seconds at most, and close all connections."""
         await asyncio.gather(self._lane.close(CLOSE_S), self._waiting_lane.close(CLOSE_S))
         if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
+            # Again if need be: asyncio.wait_for of Python 3.11, in which psycopg waits, forgets a
+            # cancellation that comes together with the answer.
+            while not self._sweeping.done():
+                self._sweeping.cancel()
+                await asyncio.wait((self._sweeping,), timeout=0.5)
             self._sweeping = None
         await self._wakeups.close()
         self._is_prepared = False
