@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import pathlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -15,11 +16,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from pg_durable.commands.worker_process import WorkerProcess
 from pg_durable.settings import Settings
 from pg_durable.worker import Worker
 from tests.e2e.interpreter import VARIABLES, Failed, Interpreter, Path, Rows, Text, Tree
 from tests.fixtures.postgres import Database
-from tests.fixtures.workflows import Workflows
+from tests.fixtures.workers import worker_process
+from tests.fixtures.workflows import Workflows, eventually
 
 SIGNALS = 60  # of each name; a workflow that would take more is not started
 
@@ -217,6 +220,14 @@ def busy_worker(installed: Database) -> Iterator[None]:
 
 
 @pytest.fixture
+def mortal(installed: Database, tmp_path: pathlib.Path) -> Iterator[WorkerProcess]:
+    """A worker that can be killed, with leases that end soon."""
+    leases = {"activity_lease": "1", "turn_lease": "1", "shutdown_grace": "0.5"}
+    with worker_process(installed.dsn, tmp_path / "worker.log", **leases) as process:
+        yield process
+
+
+@pytest.fixture
 def quick_loops(workflows: Workflows) -> None:
     workflows.run("insert into df._settings values ('min_loop_interval_ms', '0')")
     workflows.run("create table effects (instance text, number int)")
@@ -259,7 +270,9 @@ def check(workflows: Workflows, tree: Tree, instance: str, interpreter: Interpre
     assert set(interpreter.statuses) <= set(shown), tree
 
 
-def compare(workflows: Workflows, trees: list[Tree]) -> None:
+def compare(
+    workflows: Workflows, trees: list[Tree], meanwhile: Callable[[], None] = lambda: None
+) -> None:
     """Run all at once; each does what the interpreter says, and none leaves anything behind."""
     started = []
     for number, tree in enumerate(numbered(tree, count(1)) for tree in trees):
@@ -268,6 +281,7 @@ def compare(workflows: Workflows, trees: list[Tree]) -> None:
         if foresight.signals_taken < SIGNALS:
             label = f"L{number}"
             started.append((tree, begin(workflows, tree, label), Interpreter(label)))
+    meanwhile()
     for tree, instance, interpreter in started:
         check(workflows, tree, instance, interpreter)
     assert workflows.one("select count(*) from df._signal_waiters") == 0
@@ -305,3 +319,28 @@ def test_many_and_larger_random_workflows_do_as_well(
     workflows: Workflows, trees: list[Tree]
 ) -> None:
     compare(workflows, trees)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@settings(RULES, max_examples=60)
+@given(trees=st.lists(TREES, min_size=8, max_size=16), effects=st.integers(0, 40))
+@pytest.mark.usefixtures("quick_loops")
+def test_a_worker_that_is_killed_in_the_middle_makes_no_difference(
+    workflows: Workflows, mortal: WorkerProcess, trees: list[Tree], effects: int
+) -> None:
+    """Killed after so many effects, or when nothing happens any more."""
+    count_effects = "select count(*) from effects"
+    before = workflows.one(count_effects)
+
+    def kill() -> None:
+        with suppress(AssertionError):
+            eventually(
+                lambda: workflows.one(count_effects) - before >= effects,
+                timeout_s=0.5,
+                what="so many",
+            )
+        mortal.kill()
+        mortal.start()
+
+    compare(workflows, trees, kill)
