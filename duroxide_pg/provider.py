@@ -30,6 +30,7 @@ from duroxide.providers.base import (
 )
 from duroxide.providers.memory import changes_what_clients_see
 from duroxide.providers.text import unstorable
+from duroxide.runtime.tasks import end
 from duroxide.state import KeyValue
 from duroxide.version import VersionRange
 from duroxide_pg import migrate
@@ -273,11 +274,7 @@ class PostgresProvider(PostgresAdmin):
         """Let commits end that are under way, for a few seconds at most, and close all connections."""
         await asyncio.gather(self._lane.close(CLOSE_S), self._waiting_lane.close(CLOSE_S))
         if self._sweeping is not None:
-            # Again if need be: asyncio.wait_for of Python 3.11, in which psycopg waits, forgets a
-            # cancellation that comes together with the answer.
-            while not self._sweeping.done():
-                self._sweeping.cancel()
-                await asyncio.wait((self._sweeping,), timeout=0.5)
+            await end(self._sweeping)
             self._sweeping = None
         await self._wakeups.close()
         self._is_prepared = False

@@ -12,8 +12,8 @@ from typing import Self
 
 import psycopg
 
+from duroxide.runtime.tasks import end
 from pg_durable.home import Home
-from pg_durable.tasks import end
 
 logger = logging.getLogger(__name__)
 

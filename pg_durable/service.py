@@ -15,6 +15,7 @@ from duroxide.limits import Limits
 from duroxide.registry import Registry
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
+from duroxide.runtime.tasks import end
 from duroxide.runtime.telemetry import Observer
 from duroxide_pg.errors import NotPermitted, SchemaMissing
 from duroxide_pg.provider import PostgresProvider
@@ -34,7 +35,6 @@ from pg_durable.steps.http import http_activity
 from pg_durable.steps.rows import ResultLimits
 from pg_durable.steps.signals import signal_activities
 from pg_durable.steps.sql import SqlSteps, StepOptions
-from pg_durable.tasks import end
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from duroxide.runtime.tasks import end
 from pg_durable.identity import Credentials
 from pg_durable.service import Service
 from pg_durable.settings import Settings
-from pg_durable.tasks import end
 
 logger = logging.getLogger(__name__)
 

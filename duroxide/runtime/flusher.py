@@ -23,6 +23,7 @@ from duroxide.providers.base import (
     Provider,
 )
 from duroxide.runtime.backoff import Backoff
+from duroxide.runtime.tasks import end
 from duroxide.runtime.telemetry import Observer
 
 logger = logging.getLogger("duroxide.runtime")
@@ -113,10 +114,7 @@ class Flusher:
         self._waiting.clear()
         for answer in self._asked:
             answer.cancel()
-        writing = [*self._writing]
-        for task in writing:
-            task.cancel()
-        await asyncio.gather(*writing, return_exceptions=True)
+        await end(*self._writing)
 
     def _begin(self) -> None:
         """Write what waits, unless a batch has been begun so recently that this can wait for it.

@@ -34,6 +34,7 @@ from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.orchestrations import OrchestrationDispatcher
 from duroxide.runtime.sessions import SessionKeeper
 from duroxide.runtime.storeclock import StoreClock
+from duroxide.runtime.tasks import end
 from duroxide.runtime.telemetry import LoggingObserver, Observers
 from duroxide.runtime.watchdog import Watchdog
 
@@ -232,7 +233,7 @@ class AsyncRuntime:
         asking = [task for poller, task in polls if poller.is_asking]
         if asking:
             await asyncio.wait(asking, timeout=POLL_END_S)
-        await _cancel(self._polls)
+        await end(*self._polls)
 
     async def stop(self) -> None:
         """End at once: what is under way is cancelled and given back for others to do."""
@@ -244,7 +245,7 @@ class AsyncRuntime:
         if back:
             await self._hand_back(back)
         await self._flusher.close()
-        await _cancel(self._service)
+        await end(*self._service)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._watchdog.stop()
         logger.info("runtime %s stopped", self.worker_id, extra={"worker_id": self.worker_id})
@@ -257,13 +258,6 @@ class AsyncRuntime:
                 await self.provider.commit(items)
         except (ProviderError, TimeoutError) as error:
             logger.warning("%s leases were not given back: %s", len(items), error)
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
 
 
 def _report(task: asyncio.Task[None]) -> None:

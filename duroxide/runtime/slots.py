@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from duroxide.runtime.tasks import end
+
 
 class Slots:
     """Counts what is under way of one kind of work, and owns its tasks.
@@ -74,7 +76,5 @@ class Slots:
 
     async def cancel(self) -> None:
         """Cancel all tasks and wait until they have ended."""
-        while self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks)
+        while self._tasks:  # one that ends may have begun another
+            await end(*self._tasks)

@@ -9,6 +9,7 @@ from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide.providers.base import InstanceStatus, Provider
 from duroxide.runtime.backoff import Backoff
+from duroxide.runtime.tasks import end
 
 LOOK_AGAIN_MS = 5_000  # even if the store has not said that anything changed
 
@@ -41,8 +42,7 @@ class StatusReader:
                 answer.cancel()
         self._asked.clear()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+            await end(self._task)
 
     async def _run(self) -> None:
         while self._asked:
@@ -101,6 +101,4 @@ async def wait_until(
                 raise
             await asyncio.sleep(backoff.next_s())
         finally:
-            if not feed.done():
-                feed.cancel()
-                await asyncio.wait((feed,))
+            await end(feed)

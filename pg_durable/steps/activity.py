@@ -16,12 +16,12 @@ from duroxide.activity_context import (
 )
 from duroxide.errors import ActivityError
 from duroxide.registry import ActivityDef, define_activity
+from duroxide.runtime.tasks import end
 from pg_durable.leaves import EXECUTE_SQL
 from pg_durable.sqloptions import SqlOptions
 from pg_durable.steps.failures import StepFailed
 from pg_durable.steps.sql import SqlSteps
 from pg_durable.steps.step import LeaseGone, SqlStep
-from pg_durable.tasks import end
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pg_durable.tasks import end
+from duroxide.runtime.tasks import end
 
 
 async def test_a_task_that_forgot_its_cancellation_is_cancelled_again() -> None:
