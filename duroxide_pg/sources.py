@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, cast
@@ -26,6 +26,8 @@ Pool: TypeAlias = Union[AsyncConnectionPool[Any], ConnectionPool[Any], "AsyncEng
 """Of the caller: we take what we need for as long as we live, and never close it."""
 
 Password: TypeAlias = Callable[[], str | Awaitable[str]]
+
+CONNECT_END_S = 2.0
 
 _DEFAULTS = {
     "connect_timeout": 10,  # seconds, for each host
@@ -69,7 +71,7 @@ class Owned:
         try:
             parameters: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(conninfo)}
             parameters["application_name"] = f"duroxide {purpose}"
-            return await AsyncConnection.connect(autocommit=True, **parameters)
+            return await connected(AsyncConnection.connect(autocommit=True, **parameters))
         except psycopg.Error as error:
             raise ProviderError("connect", str(migrate.cannot_connect(error)), True) from error
 
@@ -89,6 +91,26 @@ class Owned:
             words = f"the password callback failed: {type(error).__name__}: {error}"
             raise ProviderError("connect", words, True) from error
         return make_conninfo(self._dsn, password=password)
+
+
+async def connected(
+    connect: Coroutine[Any, Any, AsyncConnection[Any]],
+) -> AsyncConnection[Any]:
+    """Connect; who is cancelled meanwhile lets it come to an end, and closes what it gave.
+
+    psycopg would leave the half-open socket to the garbage collector, and the server would wait for the
+    rest of the greeting for a minute, in which nobody could drop the database.
+    """
+    task = asyncio.create_task(connect, name="duroxide_pg.connect")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,), timeout=CONNECT_END_S)
+        if not task.done():
+            task.cancel()
+        elif not task.cancelled() and task.exception() is None:
+            await task.result().close()
+        raise
 
 
 class Borrowed:

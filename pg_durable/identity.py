@@ -20,6 +20,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from duroxide_pg.sources import connected
 from pg_durable.quoting import quote_identifier
 from pg_durable.steps.failures import StepFailed, one_line
 
@@ -218,7 +219,8 @@ class Login:
         parameters["application_name"] = APPLICATION_NAME
         parameters["client_encoding"] = "UTF8"
         parameters["connect_timeout"] = max(2, round(self._timeout_s))
-        return await AsyncConnection.connect(make_conninfo(**parameters), autocommit=True)
+        connect = AsyncConnection.connect(make_conninfo(**parameters), autocommit=True)
+        return await connected(connect)
 
     def _refused(self, role: str, database: str, error: psycopg.Error) -> CannotLogIn:
         hint = (
