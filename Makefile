@@ -17,8 +17,9 @@ demo: $(USE)
 dev: $(USE)
 	@$(BIN)/pg-durable dev $(ARGS)
 
+# Most tests wait for something: a process for each core, each with a server of its own.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 # Repeated on every PostgreSQL that can be had: what talks to one.
 ON_EVERY_SERVER := $(addprefix tests/,crash docs e2e examples faults migrations provider sdk sql)
