@@ -90,7 +90,9 @@ class Settings:
     on_ambiguous: str = _word(
         "retry", "a step outside of a transaction that may have run: retry, or fail"
     )
-    identity: tuple[str, ...] = _words("login, unless set_role is said; role=mechanism for single roles")
+    identity: tuple[str, ...] = _words(
+        "login, unless set_role is said; role=mechanism for single roles"
+    )
     allow_unsafe_set_role: bool = _flag(False, "set_role although the worker is a superuser")
     http_mode: str = _word("off", "where HTTP steps may go: off, allowlist, public, unrestricted")
     http_allow: tuple[str, ...] = _words("hosts, .suffixes, with scheme or port; preset:azure")
