@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import sys
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from benchmarks import bare, embedded, official
 from benchmarks.contention import PROCESSES, ContentionReport, contention
 from benchmarks.measure import IdleReport, idle, run
 from benchmarks.workloads import WORKLOADS
+from pg_durable.commands.worker import COLLECT_AFTER
 
 
 def show(report: IdleReport | ContentionReport, as_json: bool) -> None:
@@ -19,6 +21,8 @@ def show(report: IdleReport | ContentionReport, as_json: bool) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    gc.freeze()  # as `pg-durable worker` does
+    gc.set_threshold(*COLLECT_AFTER)
     if arguments[:1] in (["sqlite"], ["official"]):  # which read their own arguments
         return {"sqlite": embedded.main, "official": official.main}[arguments[0]](arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
