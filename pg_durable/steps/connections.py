@@ -8,12 +8,15 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from importlib import resources
 from typing import TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, pq
 
 logger = logging.getLogger(__name__)
+
+_HAND_OVER = (resources.files("pg_durable") / "steps" / "hand_over.sql").read_bytes()
 
 Connect: TypeAlias = Callable[[str, str | None], Awaitable[AsyncConnection]]
 """Opens a session as a role in a database (None: the home database), in autocommit mode."""
@@ -79,7 +82,7 @@ class StepConnections:
             return
         try:
             # Prepared, as psycopg would do after a while, it would discard itself.
-            await connection.execute("DISCARD ALL", prepare=False)
+            await connection.execute(_HAND_OVER, prepare=False)
         except psycopg.Error as error:
             logger.debug("a step's connection could not be reused: %s", error)
             await connection.close()
