@@ -33,6 +33,7 @@ comment on function df._document(text) is 'JSON text as jsonb, other text as a J
 create function df._node_records(p_engine_ids text[], p_projections text[]) returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
     return (
@@ -92,7 +93,8 @@ begin
         join record as r on r.instance = c.instance and r.node = c.source
         where r.source is not null
     ),
-    copied as (
+    -- Once, and not once for each record.
+    copied as materialized (
         select c.instance, c.node, coalesce(df._document(r.result), n.result) as result
         from chain as c
         left join record as r on r.instance = c.instance and r.node = c.source
@@ -248,6 +250,8 @@ comment on function df._project_v1(text[], bigint[], text[], text[], text[], tex
 create function df._finish_step_v1(p_token text, p_body text, p_projection text) returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_engine_id text;
@@ -256,6 +260,7 @@ declare
     v_submitted_by regrole;
     v_status text;
     v_cancelled_in xid8;
+    v_record jsonb;
     v_records jsonb;
 begin
     select c.o_instance_id, c.o_message_id into v_engine_id, v_message_id
@@ -269,6 +274,19 @@ begin
     end if;
     if v_status = 'cancelled' and v_cancelled_in is distinct from pg_current_xact_id() then
         raise exception 'instance % was cancelled', v_instance_id using errcode = 'PD002';
+    end if;
+    v_record := df._document(p_projection);
+    if jsonb_typeof(v_record) = 'object' and v_record ->> 'status' = 'completed' and not v_record ? 'result_from' then
+        -- What the worker sends: _write_nodes for one node, without what it takes for many.
+        update df.nodes as n
+        set status = 'completed',
+            result = df._document(v_record ->> 'result'),
+            error = null,
+            status_details = jsonb_build_object('execution_id', v_record ->> 'stamp')
+                || case when jsonb_typeof(v_record -> 'details') = 'object' then v_record -> 'details' else '{}' end,
+            updated_at = clock_timestamp()
+        where n.instance_id = v_instance_id and n.id = v_record ->> 'node';
+        return v_message_id;
     end if;
     v_records := df._node_records(array[v_engine_id], array[p_projection]);
     if v_records is not null then
