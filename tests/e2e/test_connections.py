@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from psycopg import AsyncConnection, pq
+from psycopg.errors import ObjectNotInPrerequisiteState
 
 from pg_durable.home import Home
 from pg_durable.steps import wire
@@ -88,3 +89,48 @@ async def test_one_session_serves_many_steps_one_after_the_other(database: Datab
             await asyncio.wait(connections._tasks)
     await connections.close()
     assert len(sessions) == 1
+
+
+LEFT_BEHIND = b"""
+set work_mem = '77MB';
+set session characteristics as transaction isolation level serializable;
+create temp table left_behind (n int);
+create temp sequence numbers;
+select nextval('numbers');
+prepare left_statement as select 1;
+declare left_cursor cursor with hold for select 1;
+listen left_channel;
+select pg_advisory_lock(77);
+select set_config('app.left', 'yes', false);
+"""
+REMAINS = """
+select current_setting('work_mem') = '77MB' as work_mem,
+       current_setting('transaction_isolation') = 'serializable' as isolation,
+       current_setting('app.left', true) = 'yes' as setting,
+       to_regclass('pg_temp.left_behind') is not null as temporary,
+       exists (select from pg_prepared_statements where name = 'left_statement') as statement,
+       exists (select from pg_cursors where name = 'left_cursor') as cursor,
+       exists (select from pg_listening_channels()) as listening,
+       exists (select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()) as lock,
+       current_user <> session_user as role
+"""
+
+
+async def test_a_session_is_handed_over_as_new_but_for_its_plans(database: Database) -> None:
+    sessions = Sessions(database.superuser_dsn)
+    connections = StepConnections(sessions.connect)
+    async with connections.borrow("somebody", None) as connection:
+        async for result in wire.simple_query(connection.pgconn, LEFT_BEHIND):
+            assert result.status != pq.ExecStatus.FATAL_ERROR, result.error_message
+        await connection.execute("set role pg_monitor")
+        (before,) = await (await connection.execute(REMAINS)).fetchall()
+    assert all(before)
+    while not any(connections._idle.values()):  # noqa: ASYNC110  # it is handed over in the background
+        await asyncio.sleep(0)
+    async with connections.borrow("somebody", None) as connection:
+        (after,) = await (await connection.execute(REMAINS)).fetchall()
+        with pytest.raises(ObjectNotInPrerequisiteState):
+            await connection.execute("select lastval()")
+    assert not any(after)
+    assert len(sessions) == 1, "it was the same session"
+    await connections.close()
