@@ -18,7 +18,7 @@ from tests.fixtures.postgres import Database
 def test_a_workload_runs(name: str, database: Database) -> None:
     workload = WORKLOADS[name]
     argument = min(workload.argument, 20)
-    small = replace(workload, count=min(workload.count, 6), argument=argument, floor_ms=0)
+    small = replace(workload, count=min(workload.count, 6), argument=argument)
     report = asyncio.run(run(name, small, database.dsn, "benchmark"))
     assert report.orchestrations == small.count
     assert 0 < report.latency_p50_ms <= report.latency_p95_ms <= report.latency_p99_ms
