@@ -6,7 +6,7 @@ import asyncio
 
 DUTY = 3
 """A busy process looks at most this fraction of the time, so that each look finds more."""
-LONGEST_LOOK_S = 0.01
+LONGEST_LOOK_S = 0.003
 
 
 class Hint:
