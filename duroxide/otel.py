@@ -90,6 +90,8 @@ class OpenTelemetryObserver(Observer):
         self._turns = histogram("duroxide_orchestration_turns", _TURNS)
         self._history_size = histogram("duroxide_orchestration_history_size", _EVENTS)
         self._turn = histogram("duroxide_turn_duration_seconds", _QUICK, "s")
+        self._turn_wait = histogram("duroxide_turn_schedule_to_start_seconds", _WAIT, "s")
+        self._activity_wait = histogram("duroxide_activity_schedule_to_start_seconds", _WAIT, "s")
         self._turns_fetched = count("duroxide_orchestration_dispatcher_items_fetched")
         self._processing = histogram(
             "duroxide_orchestration_dispatcher_processing_duration_ms", (), "ms"
@@ -106,6 +108,8 @@ class OpenTelemetryObserver(Observer):
         self._hits = count("duroxide_cache_hits_total")
         self._misses = count("duroxide_cache_misses_total")
         self._saved = count("duroxide_cache_replayed_events_saved_total")
+        self._evictions = count("duroxide_cache_evictions_total")
+        self._entries = meter.create_gauge("duroxide_cache_entries")
         self._group = histogram("duroxide_group_commit_size", ())
         self._operation = histogram("duroxide_provider_operation_duration_seconds", _QUICK, "s")
         self._errors = count("duroxide_provider_errors_total")
@@ -124,6 +128,7 @@ class OpenTelemetryObserver(Observer):
         if record.is_first:
             self._starts.add(1, {**labels, "initiated_by": _initiator(record)})
         self._turn.record(seconds, labels)
+        self._turn_wait.record(record.waited_s, {"orchestration_name": name})
         self._turns_fetched.add(1)
         self._processing.record(seconds * 1000)
         self._observe_cache(record)
@@ -164,6 +169,10 @@ class OpenTelemetryObserver(Observer):
             self._saved.add(record.history_events - record.event_count)
         elif not record.is_first:
             self._misses.add(1, {"reason": "not_kept"})
+
+    def cache_changed(self, entries: int, evicted: int) -> None:
+        self._entries.set(entries)
+        self._evictions.add(evicted, {"reason": "capacity"})
 
     def _trace_turn(self, record: TurnRecord) -> None:
         ended = self._clock.now_ms() * 1_000_000
@@ -210,6 +219,7 @@ class OpenTelemetryObserver(Observer):
     # Activities.
 
     def activity_started(self, record: ActivityRecord) -> None:
+        self._activity_wait.record(record.waited_s, {"activity_name": record.activity_name})
         span = self._tracer.start_span(
             f"activity {record.activity_name}",
             context=_inside(record.instance_id, record.execution_id),
@@ -280,6 +290,7 @@ class _Counted:
 
 # Buckets as in the reference system.
 _QUICK = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2, 5)
+_WAIT = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 3600)
 _ACTIVITY = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 _CHILD = (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600)
 _LONG = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 600, 1800, 3600)

@@ -322,8 +322,8 @@ class PostgresProvider(PostgresAdmin):
             )
             waiting.answered()
             kept = frozenset(parameters["held_nonces"])
-            turns = await self._to_turns([TurnRow(*row[:19]) for row in rows], known, kept)
-            now_ms, next_due_ms, blocked = head[19:]
+            turns = await self._to_turns([TurnRow(*row[:20]) for row in rows], known, kept)
+            now_ms, next_due_ms, blocked = head[20:]
             self._is_blocked_by_us = blocked > 0
             if turns or not await waiting.go_on(now_ms, next_due_ms, is_blocked=blocked > 1):
                 if len(turns) == want > 0:
@@ -422,9 +422,9 @@ class PostgresProvider(PostgresAdmin):
                 "poll_activities", self._sql["poll_activities"], parameters
             )
             waiting.answered()
-            now_ms, next_due_ms = head[11:]
+            now_ms, next_due_ms = head[12:]
             if rows or not await waiting.go_on(now_ms, next_due_ms, is_blocked=False):
-                activities = tuple(to_activity(row[:11]) for row in rows)
+                activities = tuple(to_activity(row[:12]) for row in rows)
                 return ActivityPoll(activities=activities, now_ms=now_ms, next_due_ms=next_due_ms)
 
     # Commits.

@@ -64,6 +64,7 @@ class TurnRow:
     values: Sequence[str] | None
     value_times: Sequence[int] | None
     incarnation: str
+    waited_ms: int
 
     def has(self, cursor: Cursor | None) -> bool:
         """Whether a caller with this cursor lacks no event."""
@@ -104,6 +105,7 @@ class TurnRow:
             key_values=key_values(self.keys, self.values, self.value_times),
             history_error=error,
             incarnation=self.incarnation,
+            waited_ms=self.waited_ms,
         )
 
 
@@ -135,7 +137,7 @@ def key_values(
 
 def to_activity(row: Sequence[Any]) -> LeasedActivity:
     instance_id, number, execution_id, activity_id, nonce, expires, attempt = row[:7]
-    body, tag, session, heartbeat = row[7:]
+    body, tag, session, heartbeat, waited_ms = row[7:]
     return LeasedActivity(
         instance_id=instance_id,
         execution_id=execution_id,
@@ -147,6 +149,7 @@ def to_activity(row: Sequence[Any]) -> LeasedActivity:
         tag=tag,
         session_id=session,
         heartbeat=heartbeat,
+        waited_ms=waited_ms,
     )
 
 

@@ -255,6 +255,7 @@ class LeasedTurn:
     key_values: Mapping[str, KeyValue] = field(default_factory=dict)  # as the execution began
     history_error: str | None = None  # the stored text is unreadable; history is then empty
     incarnation: str = ""
+    waited_ms: int = 0  # how long its oldest message has been due; 0 where nobody counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +270,7 @@ class LeasedActivity:
     tag: str | None = None
     session_id: str | None = None
     heartbeat: str | None = None  # the last one of earlier deliveries (heartbeats)
+    waited_ms: int = 0  # how long it has been due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -190,13 +190,13 @@ class MemoryStore:
                     if queued.message_id not in lease.message_ids
                 ]
                 if fresh:
-                    turns.append(self._deliver(instance_id, lease, fresh, known))
+                    turns.append(self._deliver(instance_id, lease, fresh, known, now_ms))
         self._resume_what_is_cancelled(now_ms)
         for instance_id in self._candidates(now_ms, versions)[: want - len(turns)]:
             lease = TurnLease(TurnToken(self._new_token()), now_ms + lease_ms)
             self._hold(instance_id, lease)
             visible = self._visible(instance_id, now_ms)
-            turns.append(self._deliver(instance_id, lease, visible, known))
+            turns.append(self._deliver(instance_id, lease, visible, known, now_ms))
         return turns
 
     def _hold(self, instance_id: InstanceId, lease: TurnLease) -> None:
@@ -239,6 +239,7 @@ class MemoryStore:
         lease: TurnLease,
         queued: Sequence[QueuedMessage],
         known: Mapping[InstanceId, Cursor],
+        now_ms: int,
     ) -> LeasedTurn:
         for message in queued:
             message.attempt_count += 1
@@ -248,6 +249,7 @@ class MemoryStore:
             for q in queued
         )
         attempt_count = max(q.attempt_count for q in queued)
+        waited_ms = max(now_ms - min(q.visible_at_ms for q in queued), 0)
         instance = self.instances.get(instance_id)
         if instance is None:
             return LeasedTurn(
@@ -260,6 +262,7 @@ class MemoryStore:
                 messages=received,
                 history=(),
                 incarnation=lease.token,
+                waited_ms=waited_ms,
             )
         current = instance.current
         history_after = _known_events(instance, known.get(instance_id))
@@ -279,6 +282,7 @@ class MemoryStore:
             parent_instance_id=instance.parent_instance_id,
             key_values=dict(instance.key_values),
             incarnation=instance.incarnation,
+            waited_ms=waited_ms,
         )
 
     def lease_activities(
@@ -336,6 +340,7 @@ class MemoryStore:
             tag=activity.tag,
             session_id=activity.session_id,
             heartbeat=queued.heartbeat,
+            waited_ms=max(now_ms - queued.visible_at_ms, 0),
         )
 
     # Suspending.

@@ -44,7 +44,7 @@ set token = excluded.token, expires_at_ms = excluded.expires_at_ms, worker = exc
 -- All visible messages of the instance that this lease was not given yet.
 update messages set token = :token, attempt_count = attempt_count + 1
 where instance_id = :instance_id and visible_at_ms <= :now and token is not :token
-returning message_id, kind, body, attempt_count;
+returning message_id, kind, body, attempt_count, visible_at_ms;
 
 -- name: held_lease
 select instance_id, expires_at_ms from leases where token = :token and expires_at_ms > :now;
@@ -230,7 +230,7 @@ where number = :number;
 -- {tags} is a condition on the tag. Read only as far as needed.
 select
     a.number, a.instance_id, a.execution_id, a.activity_id, a.body, a.tag, a.session_id,
-    a.attempt_count, s.owner, s.expires_at_ms, h.data
+    a.attempt_count, s.owner, s.expires_at_ms, h.data, a.visible_at_ms
 from activities as a
 left join sessions as s on s.session_id = a.session_id
 left join heartbeats as h on h.number = a.number

@@ -154,9 +154,10 @@ class SqliteStore:
         rows.sort()
         messages = tuple(
             ReceivedMessage(message_id=message_id, kind=MessageKind(kind), body=body)
-            for message_id, kind, body, _ in rows
+            for message_id, kind, body, _, _ in rows
         )
         attempt_count = max(row[3] for row in rows)
+        waited_ms = max(now_ms - min(row[4] for row in rows), 0)
         current = self._run("current", (instance_id,)).fetchone()
         if current is None:
             return [
@@ -170,6 +171,7 @@ class SqliteStore:
                     messages=messages,
                     history=(),
                     incarnation=token,
+                    waited_ms=waited_ms,
                 )
             ]
         name, version, execution_id, parent, _, status, event_count, incarnation = current
@@ -191,6 +193,7 @@ class SqliteStore:
                 parent_instance_id=parent,
                 key_values=key_values_of(self._run("key_values", (instance_id,))),
                 incarnation=incarnation,
+                waited_ms=waited_ms,
             )
         ]
 
@@ -248,6 +251,7 @@ class SqliteStore:
             tag=row[5],
             session_id=row[6],
             heartbeat=row[10],
+            waited_ms=max(now_ms - row[11], 0),
         )
 
     # Suspending.

@@ -285,11 +285,11 @@ class ActivityDispatcher:
         self._leases.hold(
             leased.token, leased.expires_at_ms, lambda: self._lose(delivery), delivery.renewed
         )
+        delivery.began = asyncio.get_running_loop().time()
         self._waiting[leased.token] = delivery
         delivery.gates = self._gates(definition, leased.tag)
         self._admission.enter(delivery.gates, lambda: self._run(delivery))
         if leased.token in self._waiting:
-            delivery.began = asyncio.get_running_loop().time()
             self._look_soon()
         return None
 
@@ -344,12 +344,14 @@ class ActivityDispatcher:
                 self._hand_back_waiting(delivery)
             return
         del self._waiting[leased.token]
-        delivery.began = loop.time()
+        now = loop.time()
+        delivery.waited_s = leased.waited_ms / 1000 + now - delivery.began
+        delivery.began = now
         if delivery.context.is_cancelled():
             loop.call_soon(self._conclude, delivery, "lost", None)
             return
         if self._hears_beginnings:
-            record = record_of(leased, definition.name, "started", 0.0)
+            record = record_of(leased, definition.name, "started", 0.0, delivery.waited_s)
             delivery.variables.run(self._observer.activity_started, record)
         call = call_activity(definition, delivery.context, delivery.text, self._threads)
         name = f"call of {definition.name} {leased.instance_id}#{leased.activity_id}"
@@ -449,6 +451,7 @@ class ActivityDispatcher:
             seconds,
             is_recorded=recorded_s is not None,
             message=message if isinstance(message, FinishedAs) else None,
+            waited_s=delivery.waited_s,
         )
 
     # What can't be run.
@@ -504,8 +507,9 @@ class ActivityDispatcher:
         *,
         is_recorded: bool = False,
         message: FinishedAs | None = None,
+        waited_s: float = 0.0,
     ) -> None:
         self._let_go(leased.token)
         if not is_recorded:
             self._tell_ended(leased, wrote_itself=outcome == "finished", message=message)
-        self._observer.activity_ended(record_of(leased, name, outcome, seconds))
+        self._observer.activity_ended(record_of(leased, name, outcome, seconds, waited_s))

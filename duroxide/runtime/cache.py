@@ -66,12 +66,15 @@ class LiveCache(Mapping[InstanceId, Cursor]):
             return None
         return live
 
-    def keep(self, live: Live) -> None:
+    def keep(self, live: Live) -> int:
+        """Keep it, and return how many were dropped to make room."""
         self.forget(live.instance_id)
         self._live[live.instance_id] = live
-        if len(self._live) > self._size:
-            _, oldest = self._live.popitem(last=False)
-            oldest.run.park()
+        if len(self._live) <= self._size:
+            return 0
+        _, oldest = self._live.popitem(last=False)
+        oldest.run.park()
+        return 1
 
     def forget(self, instance_id: InstanceId) -> None:
         live = self._live.pop(instance_id, None)

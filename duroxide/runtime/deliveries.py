@@ -35,6 +35,7 @@ class Delivery:
     gates: Gates = ()  # of the admission
     task: asyncio.Task[Any] | None = None
     began: float = 0.0  # to run or, before that, to wait; by the loop's clock
+    waited_s: float = 0.0  # from when it was due to when its code began
     is_let_through: bool = False  # by the admission, which has to be told of its end
     is_concluded: bool = False
 
@@ -72,7 +73,9 @@ def outcome_of(
     return "failure", failed(delivery.leased, failure_of_activity(delivery.definition, error))
 
 
-def record_of(leased: LeasedActivity, name: str, outcome: str, seconds: float) -> ActivityRecord:
+def record_of(
+    leased: LeasedActivity, name: str, outcome: str, seconds: float, waited_s: float
+) -> ActivityRecord:
     return ActivityRecord(
         instance_id=leased.instance_id,
         execution_id=leased.execution_id,
@@ -82,6 +85,7 @@ def record_of(leased: LeasedActivity, name: str, outcome: str, seconds: float) -
         tag=leased.tag,
         outcome=outcome,
         seconds=seconds,
+        waited_s=waited_s,
     )
 
 

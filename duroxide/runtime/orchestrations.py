@@ -98,6 +98,7 @@ class OrchestrationDispatcher:
         self._leases = leases
         self._clock = clock
         self._observer = observer
+        self._hears_cache = observer.hears("cache_changed")
         self._activities = activities
         self._slots = Slots(options.turn_slots)
         self._cache = LiveCache(options.live_executions)
@@ -286,7 +287,7 @@ class OrchestrationDispatcher:
             self._let_go(leased.token)
             self._activities.accept(answer.activities, _added_by(decision))
             if is_written and is_ours and live is not None and not live.run.ended:
-                self._cache.keep(live)
+                self._keep_in_memory(live)
             else:
                 _park(live)
         if is_written and pending.keeps and not is_ours:
@@ -296,6 +297,11 @@ class OrchestrationDispatcher:
         elif decision.result is not None and live is not None:
             seconds = asyncio.get_running_loop().time() - pending.submitted
             self._observe(leased, decision, seconds)
+
+    def _keep_in_memory(self, live: Live) -> None:
+        evicted = self._cache.keep(live)
+        if self._hears_cache:
+            self._observer.cache_changed(len(self._cache) + len(self._residents), evicted)
 
     def _write_beside(self, item: CommitItem) -> None:
         self._slots.spawn(self._write(item), "give an instance back")
@@ -377,7 +383,7 @@ class OrchestrationDispatcher:
         answer = await self._flusher.commit(item)
         self._let_go(resident.token)
         if live is not None and answer.ok:
-            self._cache.keep(live)
+            self._keep_in_memory(live)
         else:
             resident.live.run.park()
 
@@ -448,6 +454,7 @@ class OrchestrationDispatcher:
                 is_cached=decision.is_cached,
                 history_events=live.cursor.last_event_id,
                 began_ms=live.began_ms,
+                waited_s=leased.waited_ms / 1000,
                 parent=live.parent,
                 failure=FailureLabels.of(result.events),
             )

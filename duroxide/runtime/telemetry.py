@@ -69,6 +69,9 @@ class TurnRecord:
     is_cached: bool
     history_events: int  # of the execution, with those of this turn
     began_ms: int  # the execution's first event
+    waited_s: (
+        float  # from when its first message was due to when it was leased; 0 of a kept instance
+    )
     parent: tuple[InstanceId, ExecutionId] | None  # of a child that somebody waits for
     failure: FailureLabels | None = None  # of a turn with which the instance failed
 
@@ -85,6 +88,7 @@ class ActivityRecord:
     tag: str | None
     outcome: str  # started, or success, finished, failure, cancelled, lost, poisoned, unregistered, handed_back
     seconds: float  # in the activity's code
+    waited_s: float  # from when it was due to when its code began
 
 
 class Observer:
@@ -106,6 +110,9 @@ class Observer:
         """Called in the context in which the activity's code will run."""
 
     def activity_ended(self, record: ActivityRecord) -> None: ...
+
+    def cache_changed(self, entries: int, evicted: int) -> None:
+        """So many executions are in memory; so many were dropped just now to make room."""
 
     def batch_committed(self, items: int, seconds: float) -> None: ...
 
@@ -149,6 +156,9 @@ class Observers(Observer):
 
     def activity_ended(self, record: ActivityRecord) -> None:
         self._tell("activity_ended", record)
+
+    def cache_changed(self, entries: int, evicted: int) -> None:
+        self._tell("cache_changed", entries, evicted)
 
     def batch_committed(self, items: int, seconds: float) -> None:
         self._tell("batch_committed", items, seconds)

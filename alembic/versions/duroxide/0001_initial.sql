@@ -303,6 +303,7 @@ create function {schema}.poll_turns_v1(
     o_values text[],
     o_value_times bigint[],
     o_incarnation text,
+    o_waited bigint,
     o_now bigint,
     o_next_due bigint,
     o_blocked smallint
@@ -494,7 +495,7 @@ begin
     return query
     select null::text, null::text, null::bigint, null::bigint, null::bigint, null::integer, null::text,
            null::text, null::text, null::text, null::bigint[], null::smallint[], null::text[],
-           null::text[], null::boolean, null::text[], null::text[], null::bigint[], null::text, v_now,
+           null::text[], null::boolean, null::text[], null::text[], null::bigint[], null::text, null::bigint, v_now,
            (
                select ceil(extract(epoch from q.visible_at) * 1000)::bigint
                  from {schema}.orchestrator_queue as q
@@ -549,7 +550,7 @@ begin
            s.parent_instance_id, h.ids, h.kinds, h.bodies, past.events,
            coalesce(left(s.last_commit, 12) = p_cached_by, false),
            kv.keys, kv.vals, kv.times, coalesce(s.incarnation, h.lock_token),
-           null::bigint, null::bigint, null::smallint
+           greatest(floor(extract(epoch from v_ts - h.since) * 1000)::bigint, 0), null::bigint, null::bigint, null::smallint
       from handed as h
       left join lateral (
           select i.* from {schema}.instances as i where i.instance_id = h.instance_id offset 0
@@ -1473,6 +1474,7 @@ create function {schema}.poll_activities_v1(
     o_tag text,
     o_session text,
     o_heartbeat text,
+    o_waited bigint,
     o_now bigint,
     o_next_due bigint
 )
@@ -1518,7 +1520,7 @@ begin
 
     return query
     select null::text, null::bigint, null::bigint, null::bigint, null::text, null::bigint,
-           null::integer, null::text, null::text, null::text, null::text, v_now,
+           null::integer, null::text, null::text, null::text, null::text, null::bigint, v_now,
            (
                select ceil(extract(epoch from min(soon.visible_at)) * 1000)::bigint
                  from unnest(v_keys) as k
@@ -1598,7 +1600,7 @@ begin
     )
     select l.instance_id, l.id, l.execution_id, l.activity_id, l.lock_token, l.locked_until,
            l.attempt_count, l.work_item, nullif(l.tag_key, ''), l.session_id, l.heartbeat,
-           null::bigint, null::bigint
+           greatest(floor(extract(epoch from v_ts - l.visible_at) * 1000)::bigint, 0), null::bigint, null::bigint
       from leased as l
      order by l.visible_at, l.id;
 end;

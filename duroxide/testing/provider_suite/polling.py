@@ -51,6 +51,17 @@ class PollingSuite(SuiteBase):
         activities = await store.provider.poll_activities(worker="w", want=1, lease_ms=LEASE_MS)
         assert (turns.now_ms, activities.now_ms) == (store.now_ms(), store.now_ms())
 
+    async def test_a_poll_says_how_long_what_it_leases_has_been_due(
+        self, store: StoreDriver
+    ) -> None:
+        await store.schedule(activity("i1", 2))
+        await store.send("i1", "first")
+        store.clock.advance(250)
+        await store.send("i1", "second")
+        store.clock.advance(100)
+        assert (await store.lease("i1")).waited_ms == 350
+        assert (await store.lease_activity()).waited_ms == 350
+
     async def test_a_waiting_poll_sees_a_new_message(self, store: StoreDriver) -> None:
         poll = asyncio.create_task(store.poll(wait_ms=60_000))
         await asyncio.sleep(0.01)

@@ -28,6 +28,7 @@ create function {schema}.poll_activities_v1(
     o_tag text,
     o_session text,
     o_heartbeat text,
+    o_waited bigint,
     o_now bigint,
     o_next_due bigint
 )
@@ -73,7 +74,7 @@ begin
 
     return query
     select null::text, null::bigint, null::bigint, null::bigint, null::text, null::bigint,
-           null::integer, null::text, null::text, null::text, null::text, v_now,
+           null::integer, null::text, null::text, null::text, null::text, null::bigint, v_now,
            (
                select ceil(extract(epoch from min(soon.visible_at)) * 1000)::bigint
                  from unnest(v_keys) as k
@@ -153,7 +154,7 @@ begin
     )
     select l.instance_id, l.id, l.execution_id, l.activity_id, l.lock_token, l.locked_until,
            l.attempt_count, l.work_item, nullif(l.tag_key, ''), l.session_id, l.heartbeat,
-           null::bigint, null::bigint
+           greatest(floor(extract(epoch from v_ts - l.visible_at) * 1000)::bigint, 0), null::bigint, null::bigint
       from leased as l
      order by l.visible_at, l.id;
 end;

@@ -139,6 +139,55 @@ async def test_what_happened_once_is_counted_once() -> None:
     } == {("on_the_loop", "success"): 2, ("in_a_thread", "success"): 1}
 
 
+async def test_the_time_that_work_waits_is_measured() -> None:
+    """One slot: the second activity waits for as long as the first one runs."""
+
+    @activity
+    async def slow() -> None:
+        await asyncio.sleep(0.05)
+
+    @orchestration
+    async def two(ctx: OrchestrationContext) -> None:
+        await ctx.gather(ctx.call(slow), ctx.call(slow))
+
+    reader = InMemoryMetricReader()
+    observer = OpenTelemetryObserver(meter_provider=MeterProvider(metric_readers=[reader]))
+    store = MemoryProvider()
+    options = RuntimeOptions(observer=observer, worker_concurrency=1, cache_size=1)
+    async with AsyncRuntime(store, Registry().add(two, slow), options):
+        client = AsyncClient(store)
+        await client.result(await client.start(two))
+    found = points_of(reader)
+    (waited,) = found["duroxide_activity_schedule_to_start_seconds"]
+    assert waited.count == 2
+    assert 0.05 <= waited.max < 5
+    assert waited.min < 0.05
+    (turns,) = found["duroxide_turn_schedule_to_start_seconds"]
+    assert turns.count >= 2
+
+
+async def test_what_the_cache_drops_is_counted() -> None:
+    @orchestration
+    async def naps(ctx: OrchestrationContext) -> None:
+        await ctx.sleep(3_600)
+
+    reader = InMemoryMetricReader()
+    observer = OpenTelemetryObserver(meter_provider=MeterProvider(metric_readers=[reader]))
+    store = MemoryProvider()
+    options = RuntimeOptions(observer=observer, cache_size=2)
+    async with AsyncRuntime(store, Registry().add(naps), options):
+        client = AsyncClient(store)
+        for number in range(5):
+            await client.start(naps, instance_id=f"{number}")
+            async with asyncio.timeout(10):
+                while (await store.queue_depths()).timer_queue <= number:  # noqa: ASYNC110  # no event tells
+                    await asyncio.sleep(0)
+    found = points_of(reader)
+    (evicted,) = found["duroxide_cache_evictions_total"]
+    assert (evicted.value, dict(evicted.attributes)) == (3, {"reason": "capacity"})
+    assert found["duroxide_cache_entries"][0].value == 2
+
+
 async def test_failures_are_told_apart_and_families_named() -> None:
     _, _, found = await observed(failing=True)
     (failed,) = found["duroxide_orchestration_failures_total"]
@@ -226,6 +275,10 @@ SPECIFIED = [
     "cache_hits_total",
     "cache_misses_total",
     "cache_replayed_events_saved_total",
+    "cache_entries",
+    "cache_evictions_total",
+    "activity_schedule_to_start_seconds",
+    "turn_schedule_to_start_seconds",
 ]
 
 
