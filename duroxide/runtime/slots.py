@@ -78,3 +78,4 @@ class Slots:
         """Cancel all tasks and wait until they have ended."""
         while self._tasks:  # one that ends may have begun another
             await end(*self._tasks)
+            await asyncio.sleep(0)  # those that have ended are forgotten by their callbacks
