@@ -35,7 +35,11 @@ class Heartbeat:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self._beat()
+        try:
+            await self._beat()
+        except BaseException:  # the row may be there all the same
+            await self._sign_off()
+            raise
         self._task = asyncio.create_task(self._run(), name="pg_durable: heartbeat")
         return self
 
@@ -47,6 +51,9 @@ class Heartbeat:
     ) -> None:
         assert self._task is not None
         await end(self._task)
+        await self._sign_off()
+
+    async def _sign_off(self) -> None:
         try:
             await self._home.sign_off(self._worker_id)
         except psycopg.errors.UndefinedTable:
