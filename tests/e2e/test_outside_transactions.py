@@ -184,15 +184,15 @@ async def test_a_database_can_be_created_by_a_step(
 ) -> None:
     name = f"{installed.name}_made"
     workflows.one("select df.setvar('name', %s)", name)
-    installed.server.execute(
-        sql.SQL("alter role {} createdb").format(sql.Identifier(workflows.connection.info.user))
-    )
+    owner = sql.Identifier(workflows.connection.info.user)  # of other tests' databases as well
+    installed.server.execute(sql.SQL("alter role {} createdb").format(owner))
     try:
         async with Worker(installed.dsn, SETTINGS):
             instance = workflows.start("'create database {name:ident}'")
             assert await asyncio.to_thread(workflows.wait, instance) == "completed"
         assert workflows.one("select count(*) from pg_database where datname = %s", name) == 1
     finally:
+        installed.server.execute(sql.SQL("alter role {} nocreatedb").format(owner))
         installed.server.drop_database(name)
 
 
