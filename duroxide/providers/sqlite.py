@@ -7,7 +7,7 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -106,6 +106,8 @@ class SqliteProvider(SqliteAdmin):
         self._shared_until_s = 0.0
         self._looking_on: asyncio.AbstractEventLoop | None = None
         self._seen: object = None  # the file as of the last commit that we know of
+        self._connection: sqlite3.Connection | None = None  # the writer's
+        self._data_version = 0  # changes when another connection commits
         self._prefix, self._tokens = uuid.uuid4().hex[:12], 0
 
     @classmethod
@@ -161,6 +163,7 @@ class SqliteProvider(SqliteAdmin):
             where = self._path or ":memory:"
             raise ProviderError("start", f"cannot open {where}: {error}", False) from error
         self._store = SqliteStore(connection, self._new_token)
+        self._connection = connection
         self._writer = Writer(connection, self._look_at_file)
 
     def _connect(self) -> sqlite3.Connection:
@@ -315,7 +318,21 @@ class SqliteProvider(SqliteAdmin):
         loop.call_later(SHARED_LOOK_S if is_shared else ALONE_LOOK_S, self._look_again, loop)
 
     def _look_at_file(self) -> None:
+        """After each of our transactions, in the writer's thread: what we did is no news.
+
+        Somebody else's commit just before is, though: SQLite tells, and the file would not any more. The
+        file is looked at first, so that a commit between the two is news later.
+        """
         self._seen = self._file_state()
+        if self._path is None or self._connection is None:
+            return
+        (version,) = self._connection.execute("pragma data_version").fetchone()
+        if version != self._data_version:
+            self._data_version = version
+            loop = self._looking_on
+            if loop is not None:
+                with suppress(RuntimeError):  # it is closed: nobody waits any more
+                    loop.call_soon_threadsafe(self._tell_everybody)
 
     def _file_state(self) -> object:
         """Changes whenever anybody commits; asking costs no statement."""
@@ -333,10 +350,13 @@ class SqliteProvider(SqliteAdmin):
         if state == self._seen:
             return False
         self._seen = state
+        self._tell_everybody()
+        return True
+
+    def _tell_everybody(self) -> None:
         self._turns.notify()
         self._activities.notify()
         self._changes.tell_all()
-        return True
 
     # Writing.
 

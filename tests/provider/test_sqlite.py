@@ -11,7 +11,7 @@ import pytest
 
 from duroxide.client import AsyncClient
 from duroxide.errors import ProviderError
-from duroxide.providers.base import Provider
+from duroxide.providers.base import Enqueue, Message, MessageKind, Provider
 from duroxide.providers.sqlite import SqliteProvider
 from duroxide.providers.wakeup import ChangeFeed
 from duroxide.testing.clocks import ManualClock
@@ -117,3 +117,18 @@ async def test_a_file_of_the_last_schema_is_upgraded_with_what_is_in_it(tmp_path
     assert [turn.instance_id for turn in answer.turns] == ["i1"]
     for provider in providers:
         await provider.close()
+
+
+async def test_what_another_process_commits_just_before_us_is_noticed(tmp_path: Path) -> None:
+    ours, theirs = (SqliteProvider(tmp_path / "shared.db") for _ in range(2))
+    await ours.start()
+    await theirs.start()
+    poll = asyncio.create_task(ours.poll_turns(worker="w", want=1, lease_ms=1_000, wait_ms=60_000))
+    await asyncio.sleep(0.2)  # it waits
+    message = Message(instance_id="i1", kind=MessageKind.START, body="start")
+    await theirs.commit([Enqueue(message=message)])
+    await ours.read_status(["anything"])
+    async with asyncio.timeout(5):
+        assert [turn.instance_id for turn in (await poll).turns] == ["i1"]
+    await ours.close()
+    await theirs.close()
