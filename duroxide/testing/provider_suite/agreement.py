@@ -618,6 +618,7 @@ def turn_seen(leased: LeasedTurn, uncounted: Collection[str]) -> Any:
         key_values={},
         attempt_count=attempts,
         incarnation="",
+        waited_ms=0,
     )
     return plain, bodies, values
 
@@ -627,4 +628,5 @@ def in_order(leased: Iterable[LeasedActivity]) -> list[LeasedActivity]:
 
 
 def seen(leased: Any) -> list[LeasedActivity]:
-    return [dataclasses.replace(item, token=ActivityToken("")) for item in leased]
+    # How long one was due counts from when it was given back last, or first: the stores may differ.
+    return [dataclasses.replace(item, token=ActivityToken(""), waited_ms=0) for item in leased]
