@@ -307,8 +307,8 @@ class TestDeadLetters:
             await client.wait_until("f", lambda state: state.custom_status == "open")
             await client.wait_until("kid", begun)
         before = await client.history("f")
+        await client.enqueue("f", "words", "two")  # what comes after the end is for nobody
         async with AsyncRuntime(store, bad, IMPATIENT):
-            await client.enqueue("f", "words", "two")
             assert (await client.wait("f")).status.value == "Failed"
             await client.wait("kid")
         kept = len((await client.dead_letters("f")).letters)
