@@ -29,6 +29,7 @@ from duroxide.providers.base import (
     Provider,
 )
 from duroxide.registry import OrchestrationDef
+from duroxide.runtime.tasks import end
 from duroxide.runtime.watching import LOOK_AGAIN_MS, StatusReader, wait_until
 from duroxide.state import ExecutionStatus, KeyValue
 from duroxide.transactions import AsyncTransaction
@@ -382,7 +383,7 @@ class AsyncClient(Management):
                             return found.value
                         await feed
                     finally:
-                        feed.cancel()
+                        await end(feed)
         except TimeoutError as error:
             if not limit.expired():
                 raise

@@ -19,6 +19,7 @@ from duroxide.runtime.tasks import end
 from duroxide.runtime.telemetry import Observer
 from duroxide_pg.errors import NotPermitted, SchemaMissing
 from duroxide_pg.provider import PostgresProvider
+from duroxide_pg.sources import connected
 from pg_durable import install
 from pg_durable.compile import orchestrations
 from pg_durable.heartbeat import Heartbeat
@@ -246,7 +247,8 @@ def _runtime_options(settings: Settings, worker_id: str, observer: Observer) -> 
 async def _notified(dsn: str, channel: str, timeout_s: float) -> None:
     """Return when the channel is notified, or after the timeout."""
     try:
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        connect = psycopg.AsyncConnection.connect(dsn, autocommit=True)
+        async with await connected(connect) as connection:
             await connection.execute(
                 psycopg.sql.SQL("listen {}").format(psycopg.sql.Identifier(channel))
             )
