@@ -27,6 +27,7 @@ class Heartbeats:
         self._observer = observer
         self._newest: dict[ActivityToken, str] = {}
         self._arrived = asyncio.Event()
+        self._writing = asyncio.Lock()
 
     def of(self, token: ActivityToken) -> Callable[[Any], None] | None:
         """What an activity calls to report, from any thread; None if the store keeps no heartbeats."""
@@ -60,16 +61,17 @@ class Heartbeats:
 
     async def flush(self) -> None:
         """Write what has come. After an error it stays, unless there is a newer word meanwhile."""
-        self._arrived.clear()
-        beats, self._newest = self._newest, {}
-        if not beats:
-            return
-        try:
-            await cast("HeartbeatStore", self._provider).heartbeat(beats)
-        except ProviderError as error:
-            self._observer.store_failed("heartbeat", error)
-            if error.retryable:
-                self._newest = beats | self._newest
-                self._arrived.set()
-        except Exception:  # a defect of the provider must not end the writing of heartbeats
-            logger.exception("heartbeat raised what is not a ProviderError")
+        async with self._writing:  # after one that is under way, whose word must not come too late
+            self._arrived.clear()
+            beats, self._newest = self._newest, {}
+            if not beats:
+                return
+            try:
+                await cast("HeartbeatStore", self._provider).heartbeat(beats)
+            except ProviderError as error:
+                self._observer.store_failed("heartbeat", error)
+                if error.retryable:
+                    self._newest = beats | self._newest
+                    self._arrived.set()
+            except Exception:  # a defect of the provider must not end the writing of heartbeats
+                logger.exception("heartbeat raised what is not a ProviderError")

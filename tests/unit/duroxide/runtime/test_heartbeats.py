@@ -142,3 +142,30 @@ async def test_a_context_in_another_process_beats_for_nobody() -> None:
     copied.heartbeat("lost")
     context.heartbeat("heard")
     assert (copied.last_heartbeat, beats) == ([1], ["heard"])
+
+
+async def test_a_flush_waits_for_the_write_that_is_under_way() -> None:
+    """Or an activity could be given back before the word that its next delivery should find."""
+    written: list[dict[ActivityToken, str]] = []
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryProvider):
+        async def heartbeat(self, beats: Any) -> None:
+            begun.set()
+            await go.wait()
+            written.append(dict(beats))
+
+    heartbeats = Heartbeats(Slow(), Observer())
+    beat = heartbeats.of(ActivityToken("t"))
+    assert beat is not None
+    beat("half way")
+    await asyncio.sleep(0)
+    first = asyncio.create_task(heartbeats.flush())
+    await begun.wait()
+    last = asyncio.create_task(heartbeats.flush())
+    await asyncio.sleep(0)
+    assert not last.done()
+    go.set()
+    await last
+    assert written == [{ActivityToken("t"): '"half way"'}]
+    await first
