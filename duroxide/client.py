@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
@@ -29,8 +29,7 @@ from duroxide.providers.base import (
     Provider,
 )
 from duroxide.registry import OrchestrationDef
-from duroxide.runtime.tasks import end
-from duroxide.runtime.watching import LOOK_AGAIN_MS, StatusReader, wait_until
+from duroxide.runtime.watching import StatusReader, wait_for
 from duroxide.state import ExecutionStatus, KeyValue
 from duroxide.transactions import AsyncTransaction
 
@@ -281,14 +280,12 @@ class AsyncClient(Management):
         Raises:
             WaitTimeout: none did in time.
         """
-        seconds = None if timeout is None else timeout.total_seconds()
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                return await wait_until(self.provider, self._reader, instance_id, is_reached)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise WaitTimeout(instance_id, int((seconds or 0) * 1000)) from error
+
+        async def look() -> InstanceStatus | None:
+            state = await self._reader.read(instance_id)
+            return state if state is not None and is_reached(state) else None
+
+        return await self._wait_for(instance_id, look, timeout)
 
     async def wait_for_custom_status(
         self,
@@ -368,28 +365,29 @@ class AsyncClient(Management):
         Raises:
             WaitTimeout: it has not in time.
         """
+
+        async def look() -> str | None:
+            found = (await self.provider.read_key_values(instance_id)).get(key)
+            return None if found is None else found.value
+
+        return await self._wait_for(instance_id, look, timeout)
+
+    # Inside.
+
+    async def _wait_for(
+        self,
+        instance_id: InstanceId,
+        look: Callable[[], Awaitable[R | None]],
+        timeout: timedelta | None,
+    ) -> R:
         seconds = None if timeout is None else timeout.total_seconds()
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(seconds) as limit:
-                while True:
-                    feed = loop.create_task(
-                        self.provider.wait_for_change((instance_id,), wait_ms=LOOK_AGAIN_MS)
-                    )
-                    try:
-                        await asyncio.sleep(0)
-                        found = (await self.provider.read_key_values(instance_id)).get(key)
-                        if found is not None:
-                            return found.value
-                        await feed
-                    finally:
-                        await end(feed)
+                return await wait_for(self.provider, instance_id, look)
         except TimeoutError as error:
             if not limit.expired():
                 raise
             raise WaitTimeout(instance_id, int((seconds or 0) * 1000)) from error
-
-    # Inside.
 
     async def _send(self, letter: Letter) -> None:
         """All in one commit; the first refusal is raised.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide.providers.base import InstanceStatus, Provider
 from duroxide.runtime.backoff import Backoff
 from duroxide.runtime.tasks import end
+
+T = TypeVar("T")
 
 LOOK_AGAIN_MS = 5_000  # even if the store has not said that anything changed
 
@@ -73,13 +76,12 @@ def _answer_all(
                 answer.cancel()
 
 
-async def wait_until(
-    provider: Provider,
-    reader: StatusReader,
-    instance_id: InstanceId,
-    is_reached: Callable[[InstanceStatus], bool],
-) -> InstanceStatus:
-    """The first state seen that passes the test. The instance need not exist yet.
+async def wait_for(
+    provider: Provider, instance_id: InstanceId, look: Callable[[], Awaitable[T | None]]
+) -> T:
+    """What `look` finds at last; it is called at once and after each change of the instance.
+
+    The instance need not exist yet. A store that fails for now is asked again, ever more slowly.
 
     Raises:
         ProviderError: the store can't answer and never will.
@@ -87,13 +89,13 @@ async def wait_until(
     loop = asyncio.get_running_loop()
     backoff = Backoff()
     while True:
-        # The feed is open before the state is read, so that no change falls between the two.
+        # The feed is open before the look, so that no change falls between the two.
         feed = loop.create_task(provider.wait_for_change((instance_id,), wait_ms=LOOK_AGAIN_MS))
         try:
             await asyncio.sleep(0)
-            state = await reader.read(instance_id)
-            if state is not None and is_reached(state):
-                return state
+            found = await look()
+            if found is not None:
+                return found
             await feed
             backoff.reset()
         except ProviderError as error:
