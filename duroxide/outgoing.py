@@ -16,6 +16,7 @@ from duroxide.providers.base import Enqueue, Message
 from duroxide.providers.text import unstorable
 from duroxide.registry import OrchestrationDef
 from duroxide.routing import message_of
+from duroxide.storable import flaw_of
 
 IfExists: TypeAlias = Literal["ignore", "error"]
 
@@ -124,7 +125,11 @@ class Composer:
         version: str | None,
         signal: Signal | None,
     ) -> Letter:
-        instance = instance_id or str(uuid.uuid4())
+        instance = str(uuid.uuid4()) if instance_id is None else instance_id
+        for what, word in (("orchestration name", name), ("version", version)):
+            flaw = None if word is None else flaw_of(word)
+            if flaw is not None:
+                raise ClientError(f"Invalid input: the {what} contains {flaw}")
         if instance.startswith(CHILD_MARKER) or f"::{CHILD_MARKER}" in instance:
             raise ClientError(
                 f"Invalid input: instance id '{instance}' uses the reserved sub-orchestration "
@@ -153,6 +158,8 @@ class Composer:
 
 
 def _letter(instance_id: InstanceId, items: Sequence[work.OrchestratorItem]) -> Letter:
+    if not instance_id:
+        raise ClientError("Invalid input: the instance id is empty")
     messages = tuple(map(message_of, items))
     for message in messages:
         problem = unstorable(Enqueue(message=message))

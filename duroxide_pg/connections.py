@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -194,7 +195,10 @@ async def _run(
     connection: AsyncConnection[Any], text: bytes, values: list[Any], *, prepare: bool
 ) -> list[TupleRow]:
     cursor = AsyncRawCursor(connection, row_factory=tuple_row)
-    await cursor.execute(text, values, prepare=prepare, binary=True)
+    try:
+        await cursor.execute(text, values, prepare=prepare, binary=True)
+    except (UnicodeError, struct.error) as error:  # by our arrays, before anything was sent
+        raise psycopg.DataError(f"a value can't be sent: {error}") from error
     return await cursor.fetchall()
 
 

@@ -22,10 +22,14 @@ from duroxide.history import CommandKind, Event, OrchestrationStarted
 from duroxide.ids import EventId
 from duroxide.limits import Limits
 from duroxide.state import KeyValue
+from duroxide.storable import flaw_of
 
 T = TypeVar("T")
 
 Decode = Callable[[str], Any]
+
+LAST_MS = 253_402_300_799_999
+"""The last moment of the year 9999: the last that dates of Python and all stores have a name for."""
 
 
 class ScheduledFuture(DurableFuture[T]):
@@ -202,6 +206,11 @@ class Journal:
         if text is not None and utf8_bytes(text) > self.limits.name_bytes:
             raise LimitExceeded(what, utf8_bytes(text), self.limits.name_bytes)
 
+    def _check_column(self, what: str, text: str | None) -> None:
+        """A name that a store keeps as it is, in a column: not every text can be one."""
+        self._check_name(what, text)
+        _check_storable(what, text)
+
     # Commands.
 
     def activity(
@@ -214,7 +223,7 @@ class Journal:
         session_id: str | None = None,
     ) -> ScheduledFuture[Any]:
         self._check_name("Activity name", name)
-        self._check_name("Session id", session_id)
+        self._check_column("Session id", session_id)
         self._check_payload(f"Input of activity '{name}'", input_text)
         self._check_tag(name, tag)
         kind = history.ActivityScheduled(
@@ -223,6 +232,11 @@ class Journal:
         return self._schedule(kind, decode)
 
     def _check_tag(self, name: str, tag: str | None) -> None:
+        if tag == "":
+            raise ValueError(
+                f"Activity '{name}' has an empty tag: leave it out, or name a pool of workers"
+            )
+        _check_storable(f"Tag of activity '{name}'", tag)
         if tag is not None and utf8_bytes(tag) > self.limits.tag_bytes:
             raise LimitExceeded(
                 f"Activity '{name}' tag size", utf8_bytes(tag), self.limits.tag_bytes
@@ -244,9 +258,12 @@ class Journal:
         future.schedule = replace(kind, tag=tag)
         self.commands[index] = future.schedule
 
-    def timer(self, delay_ms: int) -> ScheduledFuture[None]:
+    def timer(self, delay_ms: float) -> ScheduledFuture[None]:
+        delay_ms = delay_ms if isinstance(delay_ms, int) else _whole(delay_ms)
         if delay_ms < 0:
             raise ValueError(f"a timer of {delay_ms} ms: the delay can't be negative")
+        if self.now_ms + delay_ms > LAST_MS:
+            raise ValueError(f"a timer of {delay_ms} ms would fire after the year 9999")
         return self._schedule(
             history.TimerCreated(fire_at_ms=self.now_ms + delay_ms, delay_ms=delay_ms), None
         )
@@ -283,6 +300,13 @@ class Journal:
             del self.open[future.event_id]
             future.settle_with_text(data)
 
+    def _check_start(self, name: str, instance: str | None, version: str | None) -> None:
+        self._check_column("Orchestration name", name)
+        self._check_column("Orchestration version", version)
+        self._check_column("Instance id", instance)
+        if instance == "":
+            raise ValueError("Instance id is empty")
+
     def child(
         self,
         name: str,
@@ -297,8 +321,7 @@ class Journal:
         Raises:
             ValueError: the id begins with the marker of ids that the engine gives.
         """
-        self._check_name("Orchestration name", name)
-        self._check_name("Instance id", instance)
+        self._check_start(name, instance, version)
         self._check_payload(f"Input of sub-orchestration '{name}'", input_text)
         if instance is None:
             number = self.history_length + 1
@@ -317,8 +340,7 @@ class Journal:
 
     def detached(self, name: str, instance: str, input_text: str, version: str | None) -> None:
         """Start an orchestration that this one has nothing more to do with."""
-        self._check_name("Orchestration name", name)
-        self._check_name("Instance id", instance)
+        self._check_start(name, instance, version)
         self._check_payload(f"Input of orchestration '{name}'", input_text)
         if instance.startswith(CHILD_MARKER) or f"::{CHILD_MARKER}" in instance:
             raise ValueError(
@@ -337,12 +359,14 @@ class Journal:
             raise LimitExceeded(
                 "Custom status size", utf8_bytes(status), self.limits.custom_status_bytes
             )
+        _check_storable("Custom status", status)
         self.emit(history.CustomStatusUpdated(status=status))
         self.custom_status = status
 
     def set_key_value(self, key: str, value: str) -> None:
         limits = self.limits
-        self._check_name("KV key", key)
+        self._check_column("KV key", key)
+        _check_storable(f"KV value for key '{key}'", value)
         if utf8_bytes(value) > limits.kv_value_bytes:
             raise LimitExceeded(
                 f"KV value for key '{key}'", utf8_bytes(value), limits.kv_value_bytes
@@ -353,7 +377,7 @@ class Journal:
         self.key_values[key] = KeyValue(value=value, updated_at_ms=self.now_ms)
 
     def clear_key_value(self, key: str) -> None:
-        self._check_name("KV key", key)
+        self._check_column("KV key", key)
         self.emit(history.KeyValueCleared(key=key))
         self.key_values.pop(key, None)
 
@@ -383,6 +407,7 @@ class Journal:
         """End this execution when the run has come to rest; the first call counts."""
         self._check_asker()
         self._check_payload("Input of the next execution", input_text)
+        self._check_column("Orchestration version", version)
         unread = len(self.queues.unread())
         if unread > self.limits.carry_forward_events:
             raise LimitExceeded(
@@ -402,3 +427,19 @@ class Journal:
         """Replay is over: what comes next is new."""
         self.is_replaying = False
         self._recorded = ()
+
+
+def _check_storable(what: str, text: str | None) -> None:
+    flaw = None if text is None else flaw_of(text)
+    if flaw is not None:
+        raise ValueError(f"{what} contains {flaw}: no store can keep it")
+
+
+def _whole(delay_ms: float) -> int:
+    """A delay that is no integer, to the millisecond."""
+    try:
+        return round(delay_ms)
+    except (OverflowError, ValueError):  # infinite, or not a number
+        raise ValueError(f"a timer of {delay_ms} ms: that is no length of time") from None
+    except TypeError:
+        raise TypeError(f"a timer of {delay_ms!r}: the delay is a number of milliseconds") from None

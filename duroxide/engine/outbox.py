@@ -17,6 +17,7 @@ from duroxide.state import (
     SetCustomStatus,
     SetKeyValue,
 )
+from duroxide.storable import readable
 
 
 @dataclass(slots=True)
@@ -84,10 +85,11 @@ class Outbox:
                 self.status, self.output = ExecutionStatus.COMPLETED, output
                 self._answer_parent(kind)
             case history.OrchestrationFailed(details=details):
-                self.status, self.output = ExecutionStatus.FAILED, str(details)
+                # The exact text is in the event; this one is for a column, and for people.
+                self.status, self.output = ExecutionStatus.FAILED, readable(str(details))
                 self._answer_parent(kind)
             case history.OrchestrationContinuedAsNew(input=next_input):
-                self.status, self.output = ExecutionStatus.CONTINUED_AS_NEW, next_input
+                self.status, self.output = ExecutionStatus.CONTINUED_AS_NEW, readable(next_input)
             case _:
                 pass  # inbound events, subscriptions and markers ask for nothing
 

@@ -37,6 +37,7 @@ from duroxide.errors import (
 from duroxide.failures import cancellation
 from duroxide.history import Event, InboundKind
 from duroxide.state import ExecutionStatus, KeyValue
+from duroxide.storable import flaw_of
 
 Guard: TypeAlias = Callable[[], AbstractContextManager[object]]
 """Entered around every stretch of user code; the runtime's refuses asyncio and the like."""
@@ -320,8 +321,11 @@ class Run:
         error = root.exception()
         if error is not None:
             return error
-        size, limit = utf8_bytes(root.result()), self.journal.limits.payload_bytes
-        return LimitExceeded("Output", size, limit) if size > limit else None
+        output, limit = root.result(), self.journal.limits.payload_bytes
+        if utf8_bytes(output) > limit:
+            return LimitExceeded("Output", utf8_bytes(output), limit)
+        flaw = flaw_of(output)
+        return None if flaw is None else ValueError(f"Output contains {flaw}: no store can keep it")
 
     # Live: commands become events.
 

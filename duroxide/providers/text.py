@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from duroxide.providers.base import CommitItem, CommitTurn, Enqueue, FinishActivity, Message
 from duroxide.state import ClearKeyValue, SetKeyValue
+from duroxide.storable import flaw_of
 
 
 def unstorable(item: CommitItem) -> str | None:
@@ -18,13 +19,9 @@ def unstorable(item: CommitItem) -> str | None:
     else:
         texts = _texts(item)
     for what, text in texts:
-        if "\0" in text:
-            return f"{what} contains a NUL character"
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                return f"{what} contains a lone surrogate"
+        flaw = flaw_of(text)
+        if flaw is not None:
+            return f"{what} contains {flaw}"
     return None
 
 

@@ -471,3 +471,63 @@ class TestWaiting:
         await other.close()
         if store_of_client is not store:
             await store_of_client.close()
+
+
+class TestOddTexts:
+    async def test_a_cancellation_and_a_failure_in_odd_words_end_the_instance(
+        self, store: Provider, client: AsyncClient
+    ) -> None:
+        odd = "a\0b\ud800c"
+
+        @activity
+        async def fail() -> None:
+            raise ValueError(odd)
+
+        @orchestration
+        async def fails(ctx: OrchestrationContext) -> None:
+            await ctx.call(fail)
+
+        @orchestration
+        async def waits(ctx: OrchestrationContext) -> None:
+            await ctx.wait_event("never")
+
+        @orchestration
+        async def parent(ctx: OrchestrationContext) -> str:
+            with pytest.raises(SubOrchestrationError) as failed:
+                await ctx.call_child(fails)
+            return str(failed.value)
+
+        registry = Registry().add(fails).add(waits).add(parent).add(fail)
+        async with AsyncRuntime(store, registry):
+            await client.start(fails, instance_id="f")
+            await client.start(waits, instance_id="w")
+            await client.start(parent, instance_id="p")
+            await client.wait_until("w", begun)
+            await client.cancel("w", odd)
+            for instance_id, words in (
+                ("f", "ValueError: a\ufffdb\ufffdc"),
+                ("w", "canceled: a\ufffdb"),
+            ):
+                with pytest.raises(OrchestrationFailed, match=words):
+                    await client.result(instance_id)
+            assert odd in await client.result("p", parent)
+
+    async def test_an_empty_id_is_refused_and_not_replaced(self, client: AsyncClient) -> None:
+        for sending in (
+            client.start("o", instance_id=""),
+            client.raise_event("", "e"),
+            client.enqueue("", "q"),
+            client.cancel(""),
+        ):
+            with pytest.raises(ClientError, match="the instance id is empty"):
+                await sending
+
+    @pytest.mark.parametrize("odd", ["a\0b", "a\ud800b"])
+    async def test_a_start_that_could_never_be_written_is_refused(
+        self, client: AsyncClient, odd: str
+    ) -> None:
+        with pytest.raises(ClientError, match="the orchestration name contains a"):
+            await client.start(odd, instance_id="i")
+        with pytest.raises(ClientError, match="the version contains a"):
+            await client.start("o", instance_id="i", version=odd)
+        assert await client.status("i") is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -250,3 +250,29 @@ async def test_a_commit_that_takes_longer_than_it_may_is_sent_again_and_applied_
     assert result.code is CommitCode.APPLIED
     assert await count(database.dsn, "history_log") == 1
     await provider.close()
+
+
+async def test_a_value_that_can_not_be_sent_stops_nobody_else(provider: PostgresProvider) -> None:
+    broken = Message(
+        instance_id="b", kind=MessageKind.EVENT, body="", visible_at_ms=cast("int", 1.5)
+    )
+    items = [Enqueue(message=message("a", "start")), Enqueue(message=broken)]
+    items.append(Enqueue(message=message("c", "start")))
+    codes = [result.code for result in await provider.commit(items)]
+    assert codes == [CommitCode.APPLIED, CommitCode.REFUSED, CommitCode.APPLIED]
+    assert [leased.instance_id for leased in await started(provider, "d", "e")] == ["a", "c"]
+
+
+@pytest.mark.parametrize("odd", ["a\0b", "a\ud800b"])
+async def test_an_id_that_no_store_can_keep_is_refused_in_words(
+    provider: PostgresProvider, odd: str
+) -> None:
+    for question in (
+        provider.read_status([odd]),
+        provider.read_history(odd),
+        provider.read_key_values(odd),
+    ):
+        with pytest.raises(ProviderError) as refused:
+            await question
+        assert not refused.value.retryable
+    await provider.read_status(["fine"])
