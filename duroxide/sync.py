@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
 from duroxide.activity_context import ActivityContext
 from duroxide.client import AsyncClient, caller_transactions
@@ -46,6 +46,16 @@ T = TypeVar("T")
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 WAIT_MS = 30_000
+
+_running: list[base.Provider] = []
+"""Of each runtime that works, its provider; only the portal's thread changes it."""
+
+
+@runtime_checkable
+class Resting(Protocol):
+    """A provider that can give up its connections for the time in which nobody needs it."""
+
+    async def rest(self) -> None: ...
 
 
 def _sdk_function(ctx: object, input: Any) -> Any: ...  # noqa: A002 - the SDK's name
@@ -502,8 +512,13 @@ class Runtime:
             raise RuntimeError("the runtime is running already")
         options = _observed(self._options, self._counts)
         runtime = AsyncRuntime(self._provider, self._registry, options)
+
+        async def begin() -> None:
+            await runtime.start()
+            _running.append(self._provider)
+
         try:
-            self._portal.call(runtime.start())
+            self._portal.call(begin())
         except ProviderError as error:
             raise ClientError(str(error)) from error
         self._runtime = runtime
@@ -516,8 +531,17 @@ class Runtime:
         limit = timedelta(milliseconds=1000 if timeout_ms is None else timeout_ms)
 
         async def end() -> None:
-            await runtime.drain(limit)
-            await runtime.stop()
+            try:
+                await runtime.drain(limit)
+                await runtime.stop()
+            finally:
+                _leave(self._provider)
+            # Nobody closes the provider of a blocking program: what a server has to keep for it ends
+            # here, and a client that goes on opens what it needs.
+            if isinstance(self._provider, Resting) and not any(
+                other is self._provider for other in _running
+            ):
+                await self._provider.rest()
 
         self._portal.call(end())
 
@@ -538,3 +562,9 @@ def _untyped(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _observed(options: RuntimeOptions, counts: CountingObserver) -> RuntimeOptions:
     return replace(options, observer=Observers(counts, options.observer))
+
+
+def _leave(provider: base.Provider) -> None:
+    """Take one runtime of this very provider out; providers need not be comparable."""
+    place = next(n for n, other in enumerate(_running) if other is provider)
+    del _running[place]

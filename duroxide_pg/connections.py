@@ -126,6 +126,12 @@ class HotConnection:
             await self._is_idle_within(CLOSE_S)
         await self._discard()
 
+    async def rest(self) -> None:
+        """Close after the call that is under way, unless it takes long; the next one opens it again."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S), self._lock:
+                await self._discard()
+
     async def _is_idle_within(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds), self._lock:

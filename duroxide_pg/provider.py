@@ -273,19 +273,34 @@ class PostgresProvider(PostgresAdmin):
     async def close(self) -> None:
         """Let commits end that are under way, for a few seconds at most, and close all connections."""
         await asyncio.gather(self._lane.close(CLOSE_S), self._waiting_lane.close(CLOSE_S))
+        await self._end_service()
+        self._is_prepared = False
+        for connection in self._hot_connections():
+            await connection.close()
+
+    async def rest(self) -> None:
+        """Give up all connections, after the calls that use them; later calls open what they need.
+
+        Without `start` nothing listens then, so that waits look for themselves.
+        """
+        await self._end_service()
+        for connection in self._hot_connections():
+            await connection.rest()
+
+    async def _end_service(self) -> None:
         if self._sweeping is not None:
             await end(self._sweeping)
             self._sweeping = None
         await self._wakeups.close()
-        self._is_prepared = False
-        for connection in (
+
+    def _hot_connections(self) -> tuple[HotConnection, ...]:
+        return (
             self._turn_polls,
             self._work,
             self._reads,
             self._commits,
             self._waiting_commits,
-        ):
-            await connection.close()
+        )
 
     async def _connect(self, purpose: str) -> AsyncConnection[Any]:
         return await self._source.open(purpose)

@@ -17,7 +17,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from duroxide import ProviderError
+from duroxide import Client, ProviderError, Runtime
 from duroxide.providers.base import Enqueue, Message, MessageKind
 from duroxide_pg.provider import PostgresProvider
 from duroxide_pg.sources import Pool
@@ -273,3 +273,27 @@ class TestTokens:
         vault.is_down = False
         await use(provider)
         await provider.close()
+
+
+class TestBlockingPrograms:
+    def test_a_runtime_that_has_shut_down_leaves_no_session_and_can_start_again(
+        self, database: Database
+    ) -> None:
+        provider = PostgresProvider.connect(database.dsn)
+        client = Client(provider)
+        runtimes = [Runtime(provider), Runtime(provider)]
+        for runtime in runtimes:
+            runtime.register_orchestration("Echo", lambda ctx, given: given)
+        with psycopg.connect(database.superuser_dsn, autocommit=True) as watcher:
+            for round_number in range(2):
+                for runtime in runtimes:
+                    runtime.start()
+                client.start_orchestration(f"e{round_number}", "Echo", 1)
+                assert client.wait_for_orchestration(f"e{round_number}").output == 1
+                runtimes[0].shutdown()
+                client.start_orchestration(f"f{round_number}", "Echo", 2)  # for the other one
+                assert client.wait_for_orchestration(f"f{round_number}").output == 2
+                runtimes[1].shutdown()
+                asyncio.run(until_none(watcher, database))
+        assert client.get_status("e0").output == 1  # opens what it needs
+        runtimes[0].shutdown()  # twice is once
