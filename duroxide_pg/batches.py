@@ -23,6 +23,7 @@ from duroxide.providers.base import (
     LeasedActivity,
     Message,
 )
+from duroxide.providers.eager import EagerChoice
 from duroxide.state import ClearKeyValue, ClearKeyValues, SetKeyValue
 from duroxide.version import SemVer
 from duroxide_pg.arrays import Numbers, Texts
@@ -112,7 +113,7 @@ class Batch:
     """Items that can go in one call: at most one lease each of an instance or activity."""
 
     items: list[CommitItem]
-    eager: EagerDispatch | None
+    eager: EagerChoice | None
     columns: dict[str, Texts | Numbers] = field(default_factory=dict)
     turns: list[CommitTurn] = field(default_factory=list)
     finishes: list[tuple[ActivityToken, CommitTurn | None]] = field(default_factory=list)
@@ -140,11 +141,11 @@ class Batch:
 
     @property
     def worker(self) -> str:
-        return self.eager.worker if self.eager is not None else ""
+        return self.eager.offer.worker if self.eager is not None else ""
 
     @property
     def eager_lease_ms(self) -> int:
-        return self.eager.lease_ms if self.eager is not None else 0
+        return self.eager.offer.lease_ms if self.eager is not None else 0
 
     # From items to columns.
 
@@ -218,7 +219,7 @@ class Batch:
             if activity.activity_id in dropped:  # scheduled and dropped in one turn: nothing
                 dropped.discard(activity.activity_id)
                 continue
-            is_eager = self._takes(activity)
+            is_eager = self.eager is not None and self.eager.takes(activity)
             if is_eager:
                 self.eager_activities.append((turn, activity))
             self._row(
@@ -235,14 +236,6 @@ class Batch:
             self._row(
                 "n", instance=turn.instance_id, execution=turn.execution_id, activity=event_id
             )
-
-    def _takes(self, activity: Activity) -> bool:
-        return (
-            self.eager is not None
-            and len(self.eager_activities) < self.eager.limit
-            and activity.session_id is None
-            and self.eager.tags.accepts(activity.tag)
-        )
 
     def _add_message(
         self, message: Message, *, turn: InstanceId | None = None, finish: int | None = None
@@ -369,21 +362,19 @@ def split(items: Sequence[CommitItem], eager: EagerDispatch | None) -> Iterator[
     """Batches that hold the items in order, none with two items that depend on one lease."""
     group: list[CommitItem] = []
     leases: set[str] = set()
-    characters, left = 0, eager.limit if eager is not None else 0
+    characters, choice = 0, None if eager is None else EagerChoice(eager)
     for item in items:
         needed = _leases_of(item)
         characters += _size(item)
         if group and (
             not leases.isdisjoint(needed) or len(group) == MAX_ITEMS or characters > MAX_CHARACTERS
         ):
-            batch = Batch(group, _at_most(eager, left))
-            left -= len(batch.eager_activities)
-            yield batch
+            yield Batch(group, choice)
             group, leases, characters = [], set(), _size(item)
         group.append(item)
         leases |= needed
     if group:
-        yield Batch(group, _at_most(eager, left))
+        yield Batch(group, choice)
 
 
 def _of(kind: type[_Item], items: Sequence[CommitItem]) -> list[_Item]:
@@ -424,14 +415,6 @@ def _size(item: CommitItem) -> int:
             return len(message.body)
         case _:
             return 0
-
-
-def _at_most(eager: EagerDispatch | None, limit: int) -> EagerDispatch | None:
-    if eager is None or limit == eager.limit:
-        return eager
-    return EagerDispatch(
-        worker=eager.worker, limit=max(limit, 0), lease_ms=eager.lease_ms, tags=eager.tags
-    )
 
 
 def _fingerprint(turn: CommitTurn) -> str:

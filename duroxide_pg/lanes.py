@@ -16,6 +16,7 @@ import psycopg
 
 from duroxide.errors import ProviderError
 from duroxide.providers.base import CommitCode, CommitItem, CommitResult, EagerDispatch
+from duroxide.providers.eager import EagerChoice
 from duroxide_pg.batches import BUSY, MAX_ITEMS, Answer, Batch, split
 from duroxide_pg.connections import HotConnection, Pauses, explain
 from duroxide_pg.queries import Statement
@@ -254,8 +255,9 @@ class CommitLane:
             attempt.results[id(items[0])] = CommitResult(code=CommitCode.REFUSED, error=words)
             return
         middle = len(items) // 2
+        again = None if batch.eager is None else EagerChoice(batch.eager.offer)
         attempt.waiting[:0] = [
-            Batch(items[:middle], batch.eager),
+            Batch(items[:middle], again),
             Batch(items[middle:], None),
         ]
 

@@ -10,7 +10,7 @@ The contract in full is a test suite: `duroxide.testing.provider_suite`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any, Protocol, TypeAlias
@@ -197,14 +197,22 @@ class SessionOwner:
     max_new: int
 
 
+RoomOf: TypeAlias = Callable[[str], Sequence[tuple[str, int]]]
+"""Of a tag: kinds of activities that it belongs to, and how many more of each are welcome."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EagerDispatch:
-    """Lease up to `limit` of the activities that this very commit adds, to the committing worker."""
+    """Lease up to `limit` of the activities that this very commit adds, to the committing worker.
+
+    A store chooses with `duroxide.providers.eager.EagerChoice`.
+    """
 
     worker: str
     limit: int
     lease_ms: int
     tags: TagSelection = TagSelection()
+    room: RoomOf | None = None  # a limit by tag besides; None: there is none
 
 
 # What comes out.

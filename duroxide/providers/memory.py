@@ -25,6 +25,7 @@ from duroxide.providers.base import (
     TagSelection,
     TurnPoll,
 )
+from duroxide.providers.eager import EagerChoice
 from duroxide.providers.memory_admin import MemoryAdmin
 from duroxide.providers.memory_store import MemoryStore
 from duroxide.providers.wakeup import ChangeFeed, Wakeup
@@ -143,13 +144,8 @@ class MemoryProvider(MemoryAdmin):
         self, batch: Sequence[CommitItem], *, eager: EagerDispatch | None = None
     ) -> Sequence[CommitResult]:
         now_ms = self._clock.now_ms()
-        left = eager.limit if eager is not None else 0
-        results = []
-        for item in batch:
-            allowance = _at_most(eager, left)
-            result = self._store.commit(item, now_ms, allowance)
-            left -= len(result.activities)
-            results.append(result)
+        choice = None if eager is None else EagerChoice(eager)
+        results = [self._store.commit(item, now_ms, choice) for item in batch]
         self._tell(batch)
         return results
 
@@ -239,9 +235,3 @@ def changes_what_clients_see(turn: CommitTurn) -> bool:
 def _counted_tokens() -> Callable[[], str]:
     prefix = uuid.uuid4().hex[:12]
     return map("{}-{}".format, itertools.repeat(prefix), itertools.count(1)).__next__
-
-
-def _at_most(eager: EagerDispatch | None, limit: int) -> EagerDispatch | None:
-    if eager is None or limit <= 0:
-        return None
-    return EagerDispatch(worker=eager.worker, limit=limit, lease_ms=eager.lease_ms, tags=eager.tags)

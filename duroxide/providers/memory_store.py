@@ -20,7 +20,6 @@ from duroxide.providers.base import (
     CommitTurn,
     Cursor,
     DeadLetter,
-    EagerDispatch,
     Enqueue,
     FinishActivity,
     InstanceStatus,
@@ -34,6 +33,7 @@ from duroxide.providers.base import (
     Suspension,
     TagSelection,
 )
+from duroxide.providers.eager import EagerChoice
 from duroxide.providers.text import unstorable
 from duroxide.state import (
     ClearKeyValue,
@@ -429,7 +429,7 @@ class MemoryStore:
 
     # Committing. Each method looks at everything first and only then writes.
 
-    def commit(self, item: CommitItem, now_ms: int, eager: EagerDispatch | None) -> CommitResult:
+    def commit(self, item: CommitItem, now_ms: int, eager: EagerChoice | None) -> CommitResult:
         error = unstorable(item)
         if error is not None:
             return CommitResult(code=CommitCode.REFUSED, error=error)
@@ -447,7 +447,7 @@ class MemoryStore:
                 return _APPLIED
 
     def _commit_turn(
-        self, turn: CommitTurn, now_ms: int, eager: EagerDispatch | None
+        self, turn: CommitTurn, now_ms: int, eager: EagerChoice | None
     ) -> CommitResult:
         instance = self.instances.get(turn.instance_id)
         if instance is not None and instance.last_turn == _fingerprint(turn):
@@ -544,18 +544,14 @@ class MemoryStore:
                 self._drop_activity(queued)
 
     def _dispatch(
-        self, added: Sequence[QueuedActivity], now_ms: int, eager: EagerDispatch | None
+        self, added: Sequence[QueuedActivity], now_ms: int, eager: EagerChoice | None
     ) -> tuple[LeasedActivity, ...]:
         if eager is None:
             return ()
-        suitable = [
-            queued
-            for queued in added
-            if queued.activity.session_id is None and eager.tags.accepts(queued.activity.tag)
-        ]
         return tuple(
-            self._lease_activity(queued, now_ms, eager.lease_ms)
-            for queued in suitable[: max(eager.limit, 0)]
+            self._lease_activity(queued, now_ms, eager.offer.lease_ms)
+            for queued in added
+            if eager.takes(queued.activity)
         )
 
     def _cancel_timers(self, turn: CommitTurn) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -34,6 +34,7 @@ from duroxide.providers.base import (
     TagSelection,
     TurnPoll,
 )
+from duroxide.providers.eager import EagerChoice
 from duroxide.providers.memory import changes_what_clients_see
 from duroxide.providers.sqlite_admin import SqliteAdmin
 from duroxide.providers.sqlite_store import SQL, SqliteStore, key_values_of, status_of
@@ -368,13 +369,11 @@ class SqliteProvider(SqliteAdmin):
 
         def write() -> tuple[list[CommitResult], bool]:
             now_ms, store = self._clock.now_ms(), self._store
-            left = eager.limit if eager is not None else 0
+            choice = None if eager is None else EagerChoice(eager)
             results: list[CommitResult] = []
             makes_turns = False
             for item in batch:
-                offer = replace(eager, limit=left) if eager is not None and left > 0 else None
-                result = store.commit(item, now_ms, offer)
-                left -= len(result.activities)
+                result = store.commit(item, now_ms, choice)
                 results.append(result)
                 makes_turns = makes_turns or self._makes_turns(item, now_ms)
             return results, makes_turns

@@ -23,7 +23,6 @@ from duroxide.providers.base import (
     CommitTurn,
     Cursor,
     DeadLetter,
-    EagerDispatch,
     Enqueue,
     FinishActivity,
     InstanceStatus,
@@ -38,6 +37,7 @@ from duroxide.providers.base import (
     TagMode,
     TagSelection,
 )
+from duroxide.providers.eager import EagerChoice
 from duroxide.providers.text import unstorable
 from duroxide.state import (
     ClearKeyValue,
@@ -305,7 +305,7 @@ class SqliteStore:
 
     # Committing.
 
-    def commit(self, item: CommitItem, now_ms: int, eager: EagerDispatch | None) -> CommitResult:
+    def commit(self, item: CommitItem, now_ms: int, eager: EagerChoice | None) -> CommitResult:
         error = unstorable(item)
         if error is not None:
             return CommitResult(code=CommitCode.REFUSED, error=error)
@@ -323,7 +323,7 @@ class SqliteStore:
                 return _APPLIED
 
     def _commit_turn(
-        self, turn: CommitTurn, now_ms: int, eager: EagerDispatch | None
+        self, turn: CommitTurn, now_ms: int, eager: EagerChoice | None
     ) -> CommitResult:
         current = self._run("current", (turn.instance_id,)).fetchone()
         fingerprint = _fingerprint(turn)
@@ -432,7 +432,7 @@ class SqliteStore:
                 self._run("clear_key_values", {"instance_id": instance_id, "now": now_ms})
 
     def _add_activities(
-        self, turn: CommitTurn, now_ms: int, eager: EagerDispatch | None
+        self, turn: CommitTurn, now_ms: int, eager: EagerChoice | None
     ) -> tuple[LeasedActivity, ...]:
         given: list[LeasedActivity] = []
         rows: list[tuple[Any, ...]] = []
@@ -441,9 +441,9 @@ class SqliteStore:
             if activity.activity_id in cancelled:
                 continue  # scheduled and dropped in one turn
             token: ActivityToken | None = None
-            if eager is not None and len(given) < eager.limit and _suits(activity, eager):
+            if eager is not None and eager.takes(activity):
                 token = ActivityToken(self._new_token())
-                given.append(_given(activity, token, now_ms + eager.lease_ms))
+                given.append(_given(activity, token, now_ms + eager.offer.lease_ms))
             rows.append(_activity_row(activity, now_ms, token, eager))
         self.connection.executemany(SQL["add_activity"], rows)
         return tuple(given)
@@ -676,10 +676,6 @@ def _fingerprint(turn: CommitTurn) -> str:
     return "|".join(map(str, parts))
 
 
-def _suits(activity: Activity, eager: EagerDispatch) -> bool:
-    return activity.session_id is None and eager.tags.accepts(activity.tag)
-
-
 def _given(activity: Activity, token: ActivityToken, expires_at_ms: int) -> LeasedActivity:
     return LeasedActivity(
         instance_id=activity.instance_id,
@@ -694,7 +690,7 @@ def _given(activity: Activity, token: ActivityToken, expires_at_ms: int) -> Leas
 
 
 def _activity_row(
-    activity: Activity, now_ms: int, token: ActivityToken | None, eager: EagerDispatch | None
+    activity: Activity, now_ms: int, token: ActivityToken | None, eager: EagerChoice | None
 ) -> tuple[Any, ...]:
     is_given = token is not None and eager is not None
     return (
@@ -707,8 +703,8 @@ def _activity_row(
         now_ms,
         int(is_given),
         token,
-        now_ms + eager.lease_ms if is_given and eager is not None else 0,
-        eager.worker if is_given and eager is not None else None,
+        now_ms + eager.offer.lease_ms if is_given and eager is not None else 0,
+        eager.offer.worker if is_given and eager is not None else None,
     )
 
 

@@ -161,6 +161,7 @@ class ActivityDispatcher:
             limit=free,
             lease_ms=self._leases.lease_ms,
             tags=self._caps.selection(self._options.tags),
+            room=None if self._options.tag_caps is None else self._caps.room(),
         )
 
     async def _poll(self, want: int) -> int:
@@ -189,11 +190,12 @@ class ActivityDispatcher:
         for leased in activities:
             self._in_hand[leased.token] = leased
             self._nothing_in_hand.clear()
+            has_room = self._caps.has_room(leased.tag)
             self._slotted[leased.token] = leased.tag
             self._slots.take()
             self._caps.take(leased.tag)
             self._sessions.began(leased)
-            self._receive(leased, known.get(leased.activity_id))
+            self._receive(leased, known.get(leased.activity_id), has_room=has_room)
 
     def cancelled(self, turn: CommitTurn) -> None:
         """A turn has given activities up: those that run here hear of it before their next renewal."""
@@ -264,7 +266,9 @@ class ActivityDispatcher:
 
     # One activity.
 
-    def _receive(self, leased: LeasedActivity, execute: work.WorkItem | None) -> None:
+    def _receive(
+        self, leased: LeasedActivity, execute: work.WorkItem | None, *, has_room: bool
+    ) -> None:
         try:
             if execute is None:
                 execute = decode_work(leased.body)
@@ -279,6 +283,8 @@ class ActivityDispatcher:
         if definition is None:
             why = "it is not registered here"
             return self._beside(leased, self._leave_to_others(leased, name, why))
+        if not has_room:  # leased while others of its tag were on their way here
+            return self._beside(leased, self._hand_back(leased, name))
         beat = self._heartbeats.of(leased.token)
         context = context_of(leased, execute, self._worker_id, beat)
         delivery = Delivery(leased, definition, context, execute.input, contextvars.copy_context())

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
-from duroxide.providers.base import TagMode, TagSelection
+from duroxide.providers.base import RoomOf, TagMode, TagSelection
 
 CapOf: TypeAlias = Callable[[str], int | None]
 """The most of a tag and of those below it that run at once; None: no such limit."""
@@ -69,6 +69,21 @@ class TagCaps:
     def selection(self, tags: TagSelection) -> TagSelection:
         """What to ask the store for: of all tags those that are not full."""
         return self._selection if self._full and tags.mode is TagMode.ANY else tags
+
+    def room(self) -> RoomOf:
+        """For an offer: of a tag, its capped levels with how many more are taken of each by now."""
+        taken, ahead = dict(self._taken), self._ahead()
+
+        def room_of(tag: str) -> tuple[tuple[str, int], ...]:
+            return tuple(
+                (level, cap + int(cap * ahead) - taken.get(level, 0))
+                for level, cap in self.gates(tag)
+            )
+
+        return room_of
+
+    def has_room(self, tag: str | None) -> bool:
+        return all(self._room(level, cap) > 0 for level, cap in self.gates(tag))
 
     def at_most(self, want: int) -> int:
         """How many to ask for, so that all fit whatever comes, but of a tag that is new here."""

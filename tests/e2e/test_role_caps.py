@@ -51,7 +51,14 @@ async def test_what_is_at_its_cap_is_not_leased_and_holds_up_nobody(
             assert ann.wait(instance) == "completed"
 
     settings = Settings.load(
-        {"shutdown_grace": 1.0, "sql_concurrency": 3, "sql_concurrency_per_role": 2}, {}
+        {
+            "shutdown_grace": 1.0,
+            "sql_concurrency": 3,
+            "sql_concurrency_per_role": 2,
+            "http_concurrency": 1,  # so that ann's steps are more than there are places of any kind
+            "system_concurrency": 1,
+        },
+        {},
     )
     async with Worker(installed.dsn, settings, credentials=credentials):
         await asyncio.to_thread(check)

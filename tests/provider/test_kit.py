@@ -22,6 +22,7 @@ from duroxide.providers.base import (
     PruneOptions,
     TagSelection,
 )
+from duroxide.providers.eager import EagerChoice
 from duroxide.providers.memory import MemoryProvider
 from duroxide.providers.memory_store import MemoryStore
 from duroxide.testing import provider_suite as kit
@@ -139,7 +140,8 @@ def releases_kept(self: MemoryStore, turn: CommitTurn, now_ms: int, eager: Any) 
 def gives_too_many(self: MemoryStore, added: Any, now_ms: int, eager: Any) -> Any:
     if eager is None:
         return ()
-    return MemoryStore._dispatch(self, added, now_ms, dataclasses.replace(eager, limit=99))
+    generous = EagerChoice(dataclasses.replace(eager.offer, limit=99))
+    return MemoryStore._dispatch(self, added, now_ms, generous)
 
 
 def forgets_the_finished(

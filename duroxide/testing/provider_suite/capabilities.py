@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -235,6 +236,31 @@ class EagerDispatchSuite(SuiteBase):
         gpu = TagSelection(TagMode.TAGS, frozenset({"gpu"}))
         result = await store.commit(turn, eager=eager(10, gpu))
         assert [a.activity_id for a in result.activities] == [3]
+
+    async def test_the_room_of_a_tag_holds_for_the_whole_batch(self, store: StoreDriver) -> None:
+        needs(store, "eager_dispatch")
+        await store.start("a")
+        await store.start("b")
+        turns = [
+            store.turn(
+                t,
+                activities=(
+                    activity(t.instance_id, 2, tag="sql/ann"),
+                    activity(t.instance_id, 3, tag="sql/ann"),
+                    activity(t.instance_id, 4, tag="sql/bob"),
+                    activity(t.instance_id, 5),
+                ),
+            )
+            for t in await store.poll()
+        ]
+
+        def room(tag: str) -> Sequence[tuple[str, int]]:
+            return ((tag, 1 if tag == "sql/ann" else 9), ("sql", 2))
+
+        offer = dataclasses.replace(eager(10, TagSelection(TagMode.ANY)), room=room)
+        results = await store.provider.commit(turns, eager=offer)
+        given = [(a.instance_id, a.activity_id) for r in results for a in r.activities]
+        assert given == [("a", 2), ("a", 4), ("a", 5), ("b", 5)]
 
     async def test_an_activity_cancelled_in_the_same_turn_is_not_given(
         self, store: StoreDriver

@@ -20,6 +20,7 @@ from duroxide.providers.base import (
     TagMode,
     TagSelection,
 )
+from duroxide.providers.eager import EagerChoice
 from duroxide.state import ClearKeyValue, ClearKeyValues, SetKeyValue
 from duroxide.version import SemVer
 from duroxide_pg.batches import MAX_ITEMS, Batch, pack_version, split
@@ -86,7 +87,7 @@ def test_eager_dispatch_takes_what_the_worker_accepts_up_to_its_limit() -> None:
         )
     )
     eager = EagerDispatch(worker="w", limit=2, lease_ms=1, tags=TagSelection(TagMode.DEFAULT_ONLY))
-    batch = Batch([turn("a", activities=activities)], eager)
+    batch = Batch([turn("a", activities=activities)], EagerChoice(eager))
     assert batch.columns["a_eager"] == [0, 1, 0, 1, 0]
 
 
