@@ -17,6 +17,7 @@ _TEXT, _TEXT_ARRAY = 25, 1009
 _INT8, _INT8_ARRAY = 20, 1016
 _NULL = struct.pack("!i", -1)
 _HEADER = struct.Struct("!iiIii")
+_EMPTY = struct.Struct("!iiI")
 _LENGTH = struct.Struct("!i")
 _NUMBER = struct.Struct("!iq")
 
@@ -32,10 +33,11 @@ class Numbers(list["int | None"]):
 class _ArrayDumper(Dumper):
     format = pq.Format.BINARY
     element: int
+    empty: bytes
 
     def dump(self, obj: Texts | Numbers) -> Buffer:
         if not obj:
-            return struct.pack("!iiI", 0, 0, self.element)
+            return self.empty
         header = _HEADER.pack(1, None in obj, self.element, len(obj), 1)
         return header + b"".join(self.elements(obj))
 
@@ -46,6 +48,7 @@ class _ArrayDumper(Dumper):
 class _TextsDumper(_ArrayDumper):
     oid = _TEXT_ARRAY
     element = _TEXT
+    empty = _EMPTY.pack(0, 0, _TEXT)
 
     def elements(self, values: Texts | Numbers) -> Iterable[bytes]:
         parts: list[bytes] = []
@@ -61,6 +64,7 @@ class _TextsDumper(_ArrayDumper):
 class _NumbersDumper(_ArrayDumper):
     oid = _INT8_ARRAY
     element = _INT8
+    empty = _EMPTY.pack(0, 0, _INT8)
 
     def elements(self, values: Texts | Numbers) -> Iterable[bytes]:
         return [_NULL if value is None else _NUMBER.pack(8, value) for value in values]

@@ -31,7 +31,7 @@ from duroxide.providers.base import (
 from duroxide.providers.memory import changes_what_clients_see
 from duroxide.providers.text import unstorable
 from duroxide.runtime.tasks import end
-from duroxide.state import KeyValue
+from duroxide.state import ExecutionStatus, KeyValue
 from duroxide.version import VersionRange
 from duroxide_pg import migrate
 from duroxide_pg.admin import PostgresAdmin
@@ -46,7 +46,7 @@ from duroxide_pg.rows import TurnRow, UnreadableHistory, split_events, to_activi
 from duroxide_pg.sources import Borrowed, Owned, Password, Pool, Source, dsn_of
 from duroxide_pg.sweeping import sweep_regularly
 from duroxide_pg.tokens import nonces, process_name, split_activity_token, split_turn_token
-from duroxide_pg.waiting import Waiting
+from duroxide_pg.waiting import Emptied, Waiting
 from duroxide_pg.wakeups import TURNS, Wakeups
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
@@ -109,6 +109,7 @@ class PostgresProvider(PostgresAdmin):
     ) -> None:
         if commit_hook is not None and not _IDENTIFIER.fullmatch(commit_hook):
             raise ValueError(f"commit_hook {commit_hook!r} is not the name of a function")
+        migrate.check_name(schema)
         if migrations not in ("verify", "apply", "none"):
             raise ValueError(f"migrations {migrations!r} is not 'verify', 'apply' or 'none'")
         if isinstance(password, str):
@@ -148,6 +149,7 @@ class PostgresProvider(PostgresAdmin):
             is_listening_allowed=clock is None and not self._is_pooled,
         )
         self._is_blocked_by_us = False
+        self._emptied: dict[tuple[str, str], Emptied] = {}  # by worker and versions
         self._is_prepared = False
         self._sweeping: asyncio.Task[None] | None = None
         super().__init__(self._reads, self._sql, self._now_ms)
@@ -328,6 +330,7 @@ class PostgresProvider(PostgresAdmin):
         if versions is not None and not versions:
             want = 0
         parameters = self._poll_parameters(worker, want, lease_ms, known, versions)
+        await waiting.go_on_from(self._emptied.pop((worker, str(versions)), None))
         while True:
             parameters["nonce"], parameters["now"] = self._nonce(), self._now_ms()
             await waiting.look(is_busy=self._lane.is_busy)
@@ -344,6 +347,9 @@ class PostgresProvider(PostgresAdmin):
                 if len(turns) == want > 0:
                     self._wakeups.wake_others(TURNS)  # there may be more than we can take
                     self._wakeups.send_wakes()
+                elif turns:
+                    emptied = waiting.emptied(now_ms, next_due_ms, is_blocked=blocked > 1)
+                    self._emptied[worker, str(versions)] = emptied
                 return TurnPoll(turns=turns, now_ms=now_ms, next_due_ms=next_due_ms)
 
     def _poll_parameters(
@@ -482,7 +488,9 @@ class PostgresProvider(PostgresAdmin):
             for tag in left:
                 wakeups.wake_others(f"activities:{tag or ''}")
                 wakeups.wake_others("activities:*")
-        wakeups.changed(turn.instance_id for turn in batch.turns if changes_what_clients_see(turn))
+        seen = [turn for turn in batch.turns if changes_what_clients_see(turn)]
+        wakeups.changed(turn.instance_id for turn in seen if not _only_began(turn))
+        wakeups.began(turn.instance_id for turn in seen if _only_began(turn))
         wakeups.send_wakes()
 
     # Leases.
@@ -592,6 +600,11 @@ def _held_columns(held: Sequence[TurnToken]) -> dict[str, Texts]:
         "held_ids": Texts(instance_id for _, instance_id in kept),
         "held_nonces": Texts(nonce for nonce, _ in kept),
     }
+
+
+def _only_began(turn: CommitTurn) -> bool:
+    is_running = turn.status is ExecutionStatus.RUNNING
+    return is_running and turn.custom_status is None and not turn.key_values
 
 
 def _tag_keys(tags: TagSelection) -> list[str | None] | None:

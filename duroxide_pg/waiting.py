@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from duroxide.clock import Clock
 from duroxide_pg.hints import Hint
 from duroxide_pg.jitter import uniform
-from duroxide_pg.wakeups import Wakeups
+from duroxide_pg.wakeups import PATIENCE_S, Wakeups
 
 SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 1.0
 """How often a process looks that nobody tells."""
 MANUAL_POLL_S = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emptied:
+    """A look that found all there was, and less than was asked for."""
+
+    seen: int  # hints before it
+    looked_at: float  # the event loop's clock
+    now_ms: int
+    next_due_ms: int | None
+    is_blocked: bool
 
 
 class Waiting:
@@ -49,6 +61,28 @@ class Waiting:
     def answered(self) -> None:
         """The store has answered."""
         self._hint.look_took_s = asyncio.get_running_loop().time() - self._hint.looked_at
+
+    def emptied(self, now_ms: int, next_due_ms: int | None, *, is_blocked: bool) -> Emptied:
+        return Emptied(
+            seen=self._seen,
+            looked_at=self._hint.looked_at,
+            now_ms=now_ms,
+            next_due_ms=next_due_ms,
+            is_blocked=is_blocked,
+        )
+
+    async def go_on_from(self, last: Emptied | None) -> None:
+        """Before the first look of a poll: wait, if the last poll has just left nothing behind.
+
+        Whoever found something is busy with that, and a look that must find nothing would be in its way.
+        """
+        if last is None or self._clock is not None or last.seen != self._hint.count:
+            return
+        elapsed_s = asyncio.get_running_loop().time() - last.looked_at
+        if elapsed_s < PATIENCE_S:  # or others may have sent something that they told nobody of
+            self._seen = last.seen
+            now_ms = last.now_ms + round(elapsed_s * 1000)
+            await self.go_on(now_ms, last.next_due_ms, is_blocked=last.is_blocked)
 
     async def go_on(self, now_ms: int, next_due_ms: int | None, *, is_blocked: bool) -> bool:
         """After a look that found nothing: wait, and say whether to look again.

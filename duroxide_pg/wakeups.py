@@ -36,6 +36,8 @@ INTERVAL_S = 0.1
 WAKE_INTERVAL_S = 0.005
 """How often, at most, it tells others of changes; a first one goes at once."""
 REGISTERED_MS = 3 * int(SAFETY_S * 1000)
+GATHER_S = 0.02
+"""How long to wait for the end of an instance before telling that it has begun."""
 TURNS = "turns"
 
 
@@ -79,6 +81,8 @@ class Wakeups:
         self._to_wake_queues: set[str] = set()
         self._to_wake_instances: set[InstanceId] = set()
         self._waking: asyncio.Task[None] | None = None
+        self._begun: set[InstanceId] = set()
+        self._telling: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -89,6 +93,8 @@ class Wakeups:
             ]
 
     async def close(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
         tasks, self._tasks = self._tasks, []
         tasks += [task for task in (self._waking, self._registering) if task is not None]
         tasks += self._registrations
@@ -185,10 +191,28 @@ class Wakeups:
     def changed(self, instance_ids: Iterable[InstanceId]) -> None:
         """These instances ended or have a new status, durably."""
         for instance_id in instance_ids:
+            self._begun.discard(instance_id)
             self._give_change(instance_id)
             # Whoever waits next was not waiting just now, and must look once more before.
             self._registered.pop(f"i:{instance_id}", None)
             self._to_wake_instances.add(instance_id)
+
+    def began(self, instance_ids: Iterable[InstanceId]) -> None:
+        """These instances had their first turn, durably, of which nearly nobody wants to know.
+
+        Who waits for the end would look in vain, while the next step has better things to do.
+        """
+        self._begun.update(instance_ids)
+        if self._begun and self._telling is None:
+            loop = asyncio.get_running_loop()
+            self._telling = loop.call_later(GATHER_S, self._tell_begun)
+
+    def _tell_begun(self) -> None:
+        self._telling = None
+        begun, self._begun = self._begun, set()
+        if begun:
+            self.changed(begun)
+            self.send_wakes()
 
     def wake_others(self, queue: str) -> None:
         """There is work in a queue that this process can't start at once, durably."""
