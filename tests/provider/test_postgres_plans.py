@@ -114,6 +114,24 @@ def unindexed(plans: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
     return found
 
 
+def written_after_a_search(plans: list[dict[str, Any]]) -> set[str]:
+    """Writes of rows that a subquery has found, which look for them again instead of going there."""
+    found = set()
+    for plan in plans:
+        if ".row_id" not in plan["Query Text"]:
+            continue
+        below = list(nodes(plan["Plan"]))
+        targets = {n["Alias"] for n in below if n.get("Operation") in ("Update", "Delete")}
+        assert targets
+        if any(
+            n["Node Type"] != "Tid Scan"
+            for n in below
+            if n.get("Alias") in targets and "Operation" not in n
+        ):
+            found.add(plan["Query Text"][:200])
+    return found
+
+
 def start(name: str) -> Enqueue:
     return Enqueue(message=Message(instance_id=name, kind=MessageKind.START, body="x"))
 
@@ -245,6 +263,7 @@ async def test_hot_statements_probe_indexes(
         await provider.close()
     assert len(provider.plans) > 50
     assert unindexed(provider.plans) == set()
+    assert written_after_a_search(provider.plans) == set()
 
 
 def pages(plans: list[dict[str, Any]]) -> Counter[str]:

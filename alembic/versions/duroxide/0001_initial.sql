@@ -263,8 +263,12 @@ select h.instance_id, h.execution_id,
 -- lease was taken is not older than the lease. One statement that locks and reads would return
 -- messages that somebody consumed in between.
 --
--- Every access by key stands in a subquery with OFFSET 0, and rows are written by their ctid: so each plan
--- is index probes, one per row of the batch, whatever the statistics of these ever-changing tables say.
+-- Every access by key stands in a subquery with OFFSET 0, and rows are written by their instance and ctid: so
+-- each plan is index probes, one per row of the batch, whatever the statistics of these ever-changing tables
+-- say. A ctid alone would do on one machine; where tables are spread by instance, each machine has its own.
+-- The instance is compared by bytes (collate "C"): equal is equal in any collation, and only the ctid is left
+-- to find the row by. The index is in another order, and it would be walked through while the table is
+-- small, or searched for all rows of the instance.
 --
 -- History is left out of an instance whose last turn was written by p_cached_by: that process has it in
 -- its cache, as a rule, and asks for it in the rare case that it has not.
@@ -460,31 +464,35 @@ begin
             if v_redelivered then
                 update {schema}.orchestrator_queue as q
                    set attempt_count = q.attempt_count + 1
-                 where q.ctid = any (array(
-                     select m.ctid
-                       from unnest(v_page_ids) as i
-                      cross join lateral (
-                          select l.msg_ids from {schema}.instance_locks as l
-                           where l.instance_id = i and l.lock_token = p_nonce
-                          offset 0
-                      ) as l
-                      cross join lateral (
-                          select x.ctid from {schema}.orchestrator_queue as x
-                           where x.instance_id = i and x.id = any (l.msg_ids)
-                          offset 0
-                      ) as m
-                 ));
+                  from (
+                    select m.instance_id collate "C" as instance_id, m.row_id
+                      from unnest(v_page_ids) as i
+                     cross join lateral (
+                         select l.msg_ids from {schema}.instance_locks as l
+                          where l.instance_id = i and l.lock_token = p_nonce
+                         offset 0
+                     ) as l
+                     cross join lateral (
+                         select x.instance_id, x.ctid as row_id
+                           from {schema}.orchestrator_queue as x
+                          where x.instance_id = i and x.id = any (l.msg_ids)
+                         offset 0
+                     ) as m
+                  ) as y
+                 where q.instance_id = y.instance_id and q.ctid = y.row_id;
                 update {schema}.instance_locks as l
                    set msg_ids = '{}'
-                 where l.ctid = any (array(
-                     select x.ctid
-                       from unnest(v_page_ids) as i
-                      cross join lateral (
-                          select k.ctid from {schema}.instance_locks as k
-                           where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids <> '{}'
-                          offset 0
-                      ) as x
-                 ));
+                  from (
+                    select x.instance_id collate "C" as instance_id, x.row_id
+                      from unnest(v_page_ids) as i
+                     cross join lateral (
+                         select k.instance_id, k.ctid as row_id
+                           from {schema}.instance_locks as k
+                          where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids <> '{}'
+                         offset 0
+                     ) as x
+                  ) as y
+                 where l.instance_id = y.instance_id and l.ctid = y.row_id;
             end if;
         end if;
 
@@ -532,15 +540,17 @@ begin
         update {schema}.instance_locks as l
            set msg_ids = l.msg_ids || m.ids
           from (
-            select y.*, x.row_id
+            select y.ids, y.kinds, y.bodies, y.attempt, y.since,
+                   x.instance_id collate "C" as instance_id, x.row_id
               from message as y
              cross join lateral (
-                 select k.ctid as row_id from {schema}.instance_locks as k
+                 select k.instance_id, k.ctid as row_id
+                   from {schema}.instance_locks as k
                   where k.instance_id = y.instance_id
                  offset 0
              ) as x
           ) as m
-         where l.ctid = m.row_id
+         where l.instance_id = m.instance_id and l.ctid = m.row_id
         returning l.instance_id, l.lock_token, l.locked_until,
                   m.ids, m.kinds, m.bodies, m.attempt, m.since
     )
@@ -575,15 +585,17 @@ begin
     if v_rows < cardinality(v_leased) then
         -- Consumed by somebody between the candidate's snapshot and the lease.
         delete from {schema}.instance_locks as l
-         where l.ctid = any (array(
-             select x.ctid
-               from unnest(v_leased) as i
-              cross join lateral (
-                  select k.ctid from {schema}.instance_locks as k
-                   where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids = '{}'
-                  offset 0
-              ) as x
-         ));
+         using (
+            select x.instance_id collate "C" as instance_id, x.row_id
+              from unnest(v_leased) as i
+             cross join lateral (
+                 select k.instance_id, k.ctid as row_id
+                   from {schema}.instance_locks as k
+                  where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids = '{}'
+                 offset 0
+             ) as x
+         ) as y
+         where l.instance_id = y.instance_id and l.ctid = y.row_id;
     end if;
 end;
 $$;
@@ -859,16 +871,18 @@ begin
         -- Leases: end them, or go on with them.
         v_expected := cardinality(v_ok);
         delete from {schema}.instance_locks as l
-         where l.ctid = any (array(
-             select x.ctid
-               from unnest(t_instance, t_nonce, t_keep) as t (instance_id, nonce, keep)
-              cross join lateral (
-                  select k.ctid from {schema}.instance_locks as k
-                   where k.instance_id = t.instance_id and k.lock_token = t.nonce
-                  offset 0
-              ) as x
-              where t.keep is null and (v_all or t.instance_id = any (v_ok))
-         ));
+         using (
+            select x.instance_id collate "C" as instance_id, x.row_id
+              from unnest(t_instance, t_nonce, t_keep) as t (instance_id, nonce, keep)
+             cross join lateral (
+                 select k.instance_id, k.ctid as row_id
+                   from {schema}.instance_locks as k
+                  where k.instance_id = t.instance_id and k.lock_token = t.nonce
+                 offset 0
+             ) as x
+             where t.keep is null and (v_all or t.instance_id = any (v_ok))
+         ) as y
+         where l.instance_id = y.instance_id and l.ctid = y.row_id;
         get diagnostics v_rows = row_count;
         if v_rows < v_expected then
             v_expected := v_expected - v_rows;
@@ -877,16 +891,17 @@ begin
                set locked_until = v_now + t.keep, locked_at = v_now,
                    msg_ids = array(select i from unnest(l.msg_ids) as i where i <> all (c_id))
               from (
-                select x.row_id, u.keep
+                select x.instance_id collate "C" as instance_id, x.row_id, u.keep
                   from unnest(t_instance, t_nonce, t_keep) as u (instance_id, nonce, keep)
                  cross join lateral (
-                     select k.ctid as row_id from {schema}.instance_locks as k
+                     select k.instance_id, k.ctid as row_id
+                       from {schema}.instance_locks as k
                       where k.instance_id = u.instance_id and k.lock_token = u.nonce
                      offset 0
                  ) as x
                  where u.keep is not null and (v_all or u.instance_id = any (v_ok))
               ) as t
-             where l.ctid = t.row_id;
+             where l.instance_id = t.instance_id and l.ctid = t.row_id;
             get diagnostics v_rows = row_count;
             if v_rows <> v_expected then
                 raise exception 'a lease changed hands' using errcode = '40001';
@@ -939,20 +954,24 @@ begin
                        when t.status <> 'Running' then v_ts end,
                    updated_at = v_ts
               from (
-                select u.*, x.row_id
+                select u.execution_id, u.first, u.last, u.events, u.key, u.name, u.version, u.pin,
+                       u.parent, u.status, u.output, u.custom_set, u.custom,
+                       x.instance_id collate "C" as instance_id, x.row_id
                   from unnest(
                            t_instance, t_execution, t_first, t_last, t_events, t_key, t_name,
                            t_version, t_pin, t_parent, t_status, t_output, t_custom_set, t_custom
                        ) as u (instance_id, execution_id, first, last, events, key, name, version,
                                pin, parent, status, output, custom_set, custom)
                  cross join lateral (
-                     select i.ctid as row_id from {schema}.instances as i
+                     select i.instance_id, i.ctid as row_id
+                       from {schema}.instances as i
                       where i.instance_id = u.instance_id
                      offset 0
                  ) as x
                  where v_all or u.instance_id = any (v_old)
               ) as t
-             where s.ctid = t.row_id
+             where s.instance_id = t.instance_id
+               and s.ctid = t.row_id
                and (
                    (t.execution_id = s.current_execution_id and t.first = s.next_event_id)
                    or (t.execution_id = s.current_execution_id + 1 and t.first = 1)
@@ -998,16 +1017,18 @@ begin
         end if;
         if cardinality(c_id) > 0 then
             delete from {schema}.orchestrator_queue as q
-             where q.ctid = any (array(
-                 select x.ctid
-                   from unnest(c_instance, c_id) as c (instance_id, id)
-                  cross join lateral (
-                      select m.ctid from {schema}.orchestrator_queue as m
-                       where m.instance_id = c.instance_id and m.id = c.id
-                      offset 0
-                  ) as x
-                  where v_all or c.instance_id = any (v_ok)
-             ));
+             using (
+                select x.instance_id collate "C" as instance_id, x.row_id
+                  from unnest(c_instance, c_id) as c (instance_id, id)
+                 cross join lateral (
+                     select m.instance_id, m.ctid as row_id
+                       from {schema}.orchestrator_queue as m
+                      where m.instance_id = c.instance_id and m.id = c.id
+                     offset 0
+                 ) as x
+                 where v_all or c.instance_id = any (v_ok)
+             ) as y
+             where q.instance_id = y.instance_id and q.ctid = y.row_id;
         end if;
 
         insert into {schema}.history_log
@@ -1042,19 +1063,21 @@ begin
 
         if cardinality(r_instance) > 0 then
             delete from {schema}.orchestrator_queue as q
-             where q.ctid = any (array(
-                 select x.ctid
-                   from unnest(r_instance, r_execution, r_timer)
-                        as r (instance_id, execution_id, timer_id)
-                  cross join lateral (
-                      select m.ctid from {schema}.orchestrator_queue as m
-                       where m.instance_id = r.instance_id
-                         and m.timer_execution_id = r.execution_id
-                         and m.timer_id = r.timer_id
-                      offset 0
-                  ) as x
-                  where v_all or r.instance_id = any (v_ok)
-             ));
+             using (
+                select x.instance_id collate "C" as instance_id, x.row_id
+                  from unnest(r_instance, r_execution, r_timer)
+                       as r (instance_id, execution_id, timer_id)
+                 cross join lateral (
+                     select m.instance_id, m.ctid as row_id
+                       from {schema}.orchestrator_queue as m
+                      where m.instance_id = r.instance_id
+                        and m.timer_execution_id = r.execution_id
+                        and m.timer_id = r.timer_id
+                     offset 0
+                 ) as x
+                 where v_all or r.instance_id = any (v_ok)
+             ) as y
+             where q.instance_id = y.instance_id and q.ctid = y.row_id;
         end if;
 
         if cardinality(k_cleared) > 0 or cardinality(k_instance) > 0 then
@@ -1069,20 +1092,22 @@ begin
     if v_finishes > 0 then
         with gone as (
             delete from {schema}.worker_queue as q
-             where q.ctid = any (array(
-                 select x.ctid
-                   from unnest(f_instance, f_id, f_nonce, f_turn) with ordinality
-                        as f (instance_id, id, nonce, turn, ordinal)
-                  cross join lateral (
-                      select w.ctid from {schema}.worker_queue as w
-                       where w.instance_id = f.instance_id
-                         and w.id = f.id
-                         and w.lock_token = f.nonce
-                      offset 0
-                  ) as x
-                  where (v_lost_ordinals is null or f.ordinal <> all (v_lost_ordinals))
-                    and (v_all or f.turn is null or f.turn = any (v_ok))
-             ))
+             using (
+                select x.instance_id collate "C" as instance_id, x.row_id
+                  from unnest(f_instance, f_id, f_nonce, f_turn) with ordinality
+                       as f (instance_id, id, nonce, turn, ordinal)
+                 cross join lateral (
+                     select w.instance_id, w.ctid as row_id
+                       from {schema}.worker_queue as w
+                      where w.instance_id = f.instance_id
+                        and w.id = f.id
+                        and w.lock_token = f.nonce
+                     offset 0
+                 ) as x
+                 where (v_lost_ordinals is null or f.ordinal <> all (v_lost_ordinals))
+                   and (v_all or f.turn is null or f.turn = any (v_ok))
+             ) as y
+             where q.instance_id = y.instance_id and q.ctid = y.row_id
             returning q.session_id
         ),
         touched as (
@@ -1188,19 +1213,21 @@ set plan_cache_mode = force_generic_plan
 as $$
 begin
     delete from {schema}.worker_queue as q
-     where q.ctid = any (array(
-         select x.ctid
-           from unnest(n_instance, n_execution, n_activity)
-                as n (instance_id, execution_id, activity_id)
-          cross join lateral (
-              select w.ctid from {schema}.worker_queue as w
-               where w.instance_id = n.instance_id
-                 and w.execution_id = n.execution_id
-                 and w.activity_id = n.activity_id
-              offset 0
-                 for update skip locked
-          ) as x
-     ));
+     using (
+        select x.instance_id collate "C" as instance_id, x.row_id
+          from unnest(n_instance, n_execution, n_activity)
+               as n (instance_id, execution_id, activity_id)
+         cross join lateral (
+             select w.instance_id, w.ctid as row_id
+               from {schema}.worker_queue as w
+              where w.instance_id = n.instance_id
+                and w.execution_id = n.execution_id
+                and w.activity_id = n.activity_id
+             offset 0
+                for update skip locked
+         ) as x
+     ) as y
+     where q.instance_id = y.instance_id and q.ctid = y.row_id;
     insert into {schema}.late_cancellations (instance_id, id)
     select n.instance_id, x.id
       from unnest(n_instance, n_execution, n_activity) as n (instance_id, execution_id, activity_id)
@@ -1233,14 +1260,18 @@ as $$
 begin
     update {schema}.kv_delta as d
        set value = null, last_updated_at_ms = p_now
-     where d.ctid = any (array(
-         select x.ctid
-           from unnest(p_cleared) as i
-          cross join lateral (
-              select y.ctid from {schema}.kv_delta as y where y.instance_id = i offset 0
-          ) as x
-          where i = any (p_ok)
-     ));
+      from (
+        select x.instance_id collate "C" as instance_id, x.row_id
+          from unnest(p_cleared) as i
+         cross join lateral (
+             select k.instance_id, k.ctid as row_id
+               from {schema}.kv_delta as k
+              where k.instance_id = i
+             offset 0
+         ) as x
+         where i = any (p_ok)
+      ) as y
+     where d.instance_id = y.instance_id and d.ctid = y.row_id;
     insert into {schema}.kv_delta (instance_id, key, value, last_updated_at_ms)
     select i, s.key, null, p_now
       from unnest(p_cleared) as i
@@ -1257,16 +1288,18 @@ begin
        set value = excluded.value, last_updated_at_ms = excluded.last_updated_at_ms;
     update {schema}.instances as s
        set flags = s.flags | 2
-     where s.ctid = any (array(
-         select x.ctid
-           from (select unnest(k_instance) union select unnest(p_cleared)) as k (instance_id)
-          cross join lateral (
-              select y.ctid from {schema}.instances as y
-               where y.instance_id = k.instance_id and y.flags & 2 = 0
-              offset 0
-          ) as x
-          where k.instance_id = any (p_ok)
-     ));
+      from (
+        select x.instance_id collate "C" as instance_id, x.row_id
+          from (select unnest(k_instance) union select unnest(p_cleared)) as k (instance_id)
+         cross join lateral (
+             select i.instance_id, i.ctid as row_id
+               from {schema}.instances as i
+              where i.instance_id = k.instance_id and i.flags & 2 = 0
+             offset 0
+         ) as x
+         where k.instance_id = any (p_ok)
+      ) as y
+     where s.instance_id = y.instance_id and s.ctid = y.row_id;
 end;
 $$;
 
@@ -1297,39 +1330,49 @@ begin
            execution_id = excluded.execution_id,
            last_updated_at_ms = excluded.last_updated_at_ms;
     delete from {schema}.kv_store as s
-     where s.ctid = any (array(
-         select x.ctid
-           from unnest(p_instances) as i
-          cross join lateral (
-              select y.key from {schema}.kv_delta as y
-               where y.instance_id = i and y.value is null
-              offset 0
-          ) as d
-          cross join lateral (
-              select y.ctid from {schema}.kv_store as y
-               where y.instance_id = i and y.key = d.key
-              offset 0
-          ) as x
-     ));
+     using (
+        select x.instance_id collate "C" as instance_id, x.row_id
+          from unnest(p_instances) as i
+         cross join lateral (
+             select k.key from {schema}.kv_delta as k
+              where k.instance_id = i and k.value is null
+             offset 0
+         ) as d
+         cross join lateral (
+             select k.instance_id, k.ctid as row_id
+               from {schema}.kv_store as k
+              where k.instance_id = i and k.key = d.key
+             offset 0
+         ) as x
+     ) as y
+     where s.instance_id = y.instance_id and s.ctid = y.row_id;
     delete from {schema}.kv_delta as d
-     where d.ctid = any (array(
-         select x.ctid
-           from unnest(p_instances) as i
-          cross join lateral (
-              select y.ctid from {schema}.kv_delta as y where y.instance_id = i offset 0
-          ) as x
-     ));
+     using (
+        select x.instance_id collate "C" as instance_id, x.row_id
+          from unnest(p_instances) as i
+         cross join lateral (
+             select k.instance_id, k.ctid as row_id
+               from {schema}.kv_delta as k
+              where k.instance_id = i
+             offset 0
+         ) as x
+     ) as y
+     where d.instance_id = y.instance_id and d.ctid = y.row_id;
     update {schema}.instances as s
        set flags = case when exists (
                select from {schema}.kv_store as k where k.instance_id = s.instance_id offset 0
            ) then 1 else 0 end
-     where s.ctid = any (array(
-         select x.ctid
-           from unnest(p_instances) as i
-          cross join lateral (
-              select y.ctid from {schema}.instances as y where y.instance_id = i offset 0
-          ) as x
-     ));
+      from (
+        select x.instance_id collate "C" as instance_id, x.row_id
+          from unnest(p_instances) as i
+         cross join lateral (
+             select k.instance_id, k.ctid as row_id
+               from {schema}.instances as k
+              where k.instance_id = i
+             offset 0
+         ) as x
+      ) as y
+     where s.instance_id = y.instance_id and s.ctid = y.row_id;
 end;
 $$;
 
@@ -1370,7 +1413,7 @@ begin
            visible_at = case when x.delay > 0 then p_ts + x.delay * interval '1 millisecond'
                else q.visible_at end
       from (
-        select u.delay, u.counts, m.row_id
+        select u.delay, u.counts, m.instance_id collate "C" as instance_id, m.row_id
           from unnest(x_instance, x_nonce, x_delay, x_count)
                as u (instance_id, nonce, delay, counts)
          cross join lateral (
@@ -1381,25 +1424,28 @@ begin
              offset 0
          ) as l
          cross join lateral (
-             select y.ctid as row_id from {schema}.orchestrator_queue as y
+             select y.instance_id, y.ctid as row_id
+               from {schema}.orchestrator_queue as y
               where y.instance_id = u.instance_id and y.id = any (l.msg_ids)
              offset 0
          ) as m
          where u.delay > 0 or u.counts > 0
       ) as x
-     where q.ctid = x.row_id;
+     where q.instance_id = x.instance_id and q.ctid = x.row_id;
     delete from {schema}.instance_locks as l
-     where l.ctid = any (array(
-         select y.ctid
-           from unnest(x_instance, x_nonce) as x (instance_id, nonce)
-          cross join lateral (
-              select k.ctid from {schema}.instance_locks as k
-               where k.instance_id = x.instance_id
-                 and k.lock_token = x.nonce
-                 and k.locked_until > p_now
-              offset 0
-          ) as y
-     ));
+     using (
+        select x.instance_id collate "C" as instance_id, x.row_id
+          from unnest(x_instance, x_nonce) as u (instance_id, nonce)
+         cross join lateral (
+             select k.instance_id, k.ctid as row_id
+               from {schema}.instance_locks as k
+              where k.instance_id = u.instance_id
+                and k.lock_token = u.nonce
+                and k.locked_until > p_now
+             offset 0
+         ) as x
+     ) as y
+     where l.instance_id = y.instance_id and l.ctid = y.row_id;
     return v_codes;
 end;
 $$;
@@ -1424,11 +1470,12 @@ as $$
                visible_at = case when y.delay > 0 then p_ts + y.delay * interval '1 millisecond'
                    else least(q.visible_at, p_ts) end  -- later only if the clock was set back
           from (
-            select u.delay, u.counts, x.row_id
+            select u.delay, u.counts, x.instance_id collate "C" as instance_id, x.row_id
               from unnest(y_instance, y_id, y_nonce, y_delay, y_count)
                    as u (instance_id, id, nonce, delay, counts)
              cross join lateral (
-                 select w.ctid as row_id from {schema}.worker_queue as w
+                 select w.instance_id, w.ctid as row_id
+                   from {schema}.worker_queue as w
                   where w.instance_id = u.instance_id
                     and w.id = u.id
                     and w.lock_token = u.nonce
@@ -1436,7 +1483,7 @@ as $$
                  offset 0
              ) as x
           ) as y
-         where q.ctid = y.row_id
+         where q.instance_id = y.instance_id and q.ctid = y.row_id
         returning q.instance_id, q.id
     )
     select array_agg(case when exists (
@@ -1587,15 +1634,16 @@ begin
                owner = p_worker,
                attempt_count = w.attempt_count + 1
           from (
-            select x.row_id
+            select x.instance_id collate "C" as instance_id, x.row_id
               from picked as p
              cross join lateral (
-                 select y.ctid as row_id from {schema}.worker_queue as y
+                 select y.instance_id, y.ctid as row_id
+                   from {schema}.worker_queue as y
                   where y.instance_id = p.instance_id and y.id = p.id
                  offset 0
              ) as x
           ) as p
-         where w.ctid = p.row_id
+         where w.instance_id = p.instance_id and w.ctid = p.row_id
         returning w.*
     )
     select l.instance_id, l.id, l.execution_id, l.activity_id, l.lock_token, l.locked_until,
@@ -1724,16 +1772,18 @@ set enable_mergejoin = off
 as $$
 begin
     delete from {schema}.worker_queue as q
-     where q.ctid = any (array(
-         select x.ctid
-           from {schema}.late_cancellations as late
-          cross join lateral (
-              select w.ctid from {schema}.worker_queue as w
-               where w.instance_id = late.instance_id and w.id = late.id
-              offset 0
-                 for update skip locked
-          ) as x
-     ));
+     using (
+        select x.instance_id collate "C" as instance_id, x.row_id
+          from {schema}.late_cancellations as late
+         cross join lateral (
+             select w.instance_id, w.ctid as row_id
+               from {schema}.worker_queue as w
+              where w.instance_id = late.instance_id and w.id = late.id
+             offset 0
+                for update skip locked
+         ) as x
+     ) as y
+     where q.instance_id = y.instance_id and q.ctid = y.row_id;
     delete from {schema}.late_cancellations as late
      where not exists (
          select from {schema}.worker_queue as q
@@ -1777,7 +1827,7 @@ begin
             select l.*
               from unnest(t_instance, t_nonce) as t (instance_id, nonce)
              cross join lateral (
-                 select k.instance_id, k.locked_until, k.ctid as row_id
+                 select k.instance_id collate "C" as instance_id, k.locked_until, k.ctid as row_id
                    from {schema}.instance_locks as k
                   where k.instance_id = t.instance_id and k.lock_token = t.nonce
                  offset 0
@@ -1788,7 +1838,7 @@ begin
             update {schema}.instance_locks as l
                set locked_until = v_now + p_turn_lease_ms
               from held as h
-             where l.ctid = h.row_id and h.locked_until > v_now
+             where l.instance_id = h.instance_id and l.ctid = h.row_id and h.locked_until > v_now
             returning l.instance_id
         )
         select array_agg(t.ordinal) into o_lost_turns
@@ -1810,7 +1860,8 @@ begin
             select q.*
               from unnest(y_instance, y_id, y_nonce) as y (instance_id, id, nonce)
              cross join lateral (
-                 select w.instance_id, w.id, w.locked_until, w.ctid as row_id
+                 select w.instance_id collate "C" as instance_id, w.id, w.locked_until,
+                        w.ctid as row_id
                    from {schema}.worker_queue as w
                   where w.instance_id = y.instance_id and w.id = y.id and w.lock_token = y.nonce
                  offset 0
@@ -1821,7 +1872,7 @@ begin
             update {schema}.worker_queue as q
                set locked_until = v_now + p_activity_lease_ms
               from held as h
-             where q.ctid = h.row_id and h.locked_until > v_now
+             where q.instance_id = h.instance_id and q.ctid = h.row_id and h.locked_until > v_now
             returning q.session_id
         )
         select array_agg(distinct y.ordinal), max(e.sessions)
@@ -1879,10 +1930,11 @@ as $$
     update {schema}.worker_queue as q
        set heartbeat = y.data
       from (
-        select u.data, x.row_id
+        select u.data, x.instance_id collate "C" as instance_id, x.row_id
           from unnest(y_instance, y_id, y_nonce, y_data) as u (instance_id, id, nonce, data)
          cross join lateral (
-             select w.ctid as row_id from {schema}.worker_queue as w
+             select w.instance_id, w.ctid as row_id
+               from {schema}.worker_queue as w
               where w.instance_id = u.instance_id
                 and w.id = u.id
                 and w.lock_token = u.nonce
@@ -1892,7 +1944,7 @@ as $$
                 for update skip locked
          ) as x
       ) as y
-     where q.ctid = y.row_id;
+     where q.instance_id = y.instance_id and q.ctid = y.row_id;
 $$;
 
 create function {schema}.renew_sessions_v1(

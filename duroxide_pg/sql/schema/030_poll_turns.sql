@@ -4,8 +4,12 @@
 -- lease was taken is not older than the lease. One statement that locks and reads would return
 -- messages that somebody consumed in between.
 --
--- Every access by key stands in a subquery with OFFSET 0, and rows are written by their ctid: so each plan
--- is index probes, one per row of the batch, whatever the statistics of these ever-changing tables say.
+-- Every access by key stands in a subquery with OFFSET 0, and rows are written by their instance and ctid: so
+-- each plan is index probes, one per row of the batch, whatever the statistics of these ever-changing tables
+-- say. A ctid alone would do on one machine; where tables are spread by instance, each machine has its own.
+-- The instance is compared by bytes (collate "C"): equal is equal in any collation, and only the ctid is left
+-- to find the row by. The index is in another order, and it would be walked through while the table is
+-- small, or searched for all rows of the instance.
 --
 -- History is left out of an instance whose last turn was written by p_cached_by: that process has it in
 -- its cache, as a rule, and asks for it in the rare case that it has not.
@@ -201,31 +205,35 @@ begin
             if v_redelivered then
                 update {schema}.orchestrator_queue as q
                    set attempt_count = q.attempt_count + 1
-                 where q.ctid = any (array(
-                     select m.ctid
-                       from unnest(v_page_ids) as i
-                      cross join lateral (
-                          select l.msg_ids from {schema}.instance_locks as l
-                           where l.instance_id = i and l.lock_token = p_nonce
-                          offset 0
-                      ) as l
-                      cross join lateral (
-                          select x.ctid from {schema}.orchestrator_queue as x
-                           where x.instance_id = i and x.id = any (l.msg_ids)
-                          offset 0
-                      ) as m
-                 ));
+                  from (
+                    select m.instance_id collate "C" as instance_id, m.row_id
+                      from unnest(v_page_ids) as i
+                     cross join lateral (
+                         select l.msg_ids from {schema}.instance_locks as l
+                          where l.instance_id = i and l.lock_token = p_nonce
+                         offset 0
+                     ) as l
+                     cross join lateral (
+                         select x.instance_id, x.ctid as row_id
+                           from {schema}.orchestrator_queue as x
+                          where x.instance_id = i and x.id = any (l.msg_ids)
+                         offset 0
+                     ) as m
+                  ) as y
+                 where q.instance_id = y.instance_id and q.ctid = y.row_id;
                 update {schema}.instance_locks as l
                    set msg_ids = '{}'
-                 where l.ctid = any (array(
-                     select x.ctid
-                       from unnest(v_page_ids) as i
-                      cross join lateral (
-                          select k.ctid from {schema}.instance_locks as k
-                           where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids <> '{}'
-                          offset 0
-                      ) as x
-                 ));
+                  from (
+                    select x.instance_id collate "C" as instance_id, x.row_id
+                      from unnest(v_page_ids) as i
+                     cross join lateral (
+                         select k.instance_id, k.ctid as row_id
+                           from {schema}.instance_locks as k
+                          where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids <> '{}'
+                         offset 0
+                     ) as x
+                  ) as y
+                 where l.instance_id = y.instance_id and l.ctid = y.row_id;
             end if;
         end if;
 
@@ -273,15 +281,17 @@ begin
         update {schema}.instance_locks as l
            set msg_ids = l.msg_ids || m.ids
           from (
-            select y.*, x.row_id
+            select y.ids, y.kinds, y.bodies, y.attempt, y.since,
+                   x.instance_id collate "C" as instance_id, x.row_id
               from message as y
              cross join lateral (
-                 select k.ctid as row_id from {schema}.instance_locks as k
+                 select k.instance_id, k.ctid as row_id
+                   from {schema}.instance_locks as k
                   where k.instance_id = y.instance_id
                  offset 0
              ) as x
           ) as m
-         where l.ctid = m.row_id
+         where l.instance_id = m.instance_id and l.ctid = m.row_id
         returning l.instance_id, l.lock_token, l.locked_until,
                   m.ids, m.kinds, m.bodies, m.attempt, m.since
     )
@@ -316,15 +326,17 @@ begin
     if v_rows < cardinality(v_leased) then
         -- Consumed by somebody between the candidate's snapshot and the lease.
         delete from {schema}.instance_locks as l
-         where l.ctid = any (array(
-             select x.ctid
-               from unnest(v_leased) as i
-              cross join lateral (
-                  select k.ctid from {schema}.instance_locks as k
-                   where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids = '{}'
-                  offset 0
-              ) as x
-         ));
+         using (
+            select x.instance_id collate "C" as instance_id, x.row_id
+              from unnest(v_leased) as i
+             cross join lateral (
+                 select k.instance_id, k.ctid as row_id
+                   from {schema}.instance_locks as k
+                  where k.instance_id = i and k.lock_token = p_nonce and k.msg_ids = '{}'
+                 offset 0
+             ) as x
+         ) as y
+         where l.instance_id = y.instance_id and l.ctid = y.row_id;
     end if;
 end;
 $$;

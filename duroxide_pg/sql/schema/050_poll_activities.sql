@@ -141,15 +141,16 @@ begin
                owner = p_worker,
                attempt_count = w.attempt_count + 1
           from (
-            select x.row_id
+            select x.instance_id collate "C" as instance_id, x.row_id
               from picked as p
              cross join lateral (
-                 select y.ctid as row_id from {schema}.worker_queue as y
+                 select y.instance_id, y.ctid as row_id
+                   from {schema}.worker_queue as y
                   where y.instance_id = p.instance_id and y.id = p.id
                  offset 0
              ) as x
           ) as p
-         where w.ctid = p.row_id
+         where w.instance_id = p.instance_id and w.ctid = p.row_id
         returning w.*
     )
     select l.instance_id, l.id, l.execution_id, l.activity_id, l.lock_token, l.locked_until,
@@ -278,16 +279,18 @@ set enable_mergejoin = off
 as $$
 begin
     delete from {schema}.worker_queue as q
-     where q.ctid = any (array(
-         select x.ctid
-           from {schema}.late_cancellations as late
-          cross join lateral (
-              select w.ctid from {schema}.worker_queue as w
-               where w.instance_id = late.instance_id and w.id = late.id
-              offset 0
-                 for update skip locked
-          ) as x
-     ));
+     using (
+        select x.instance_id collate "C" as instance_id, x.row_id
+          from {schema}.late_cancellations as late
+         cross join lateral (
+             select w.instance_id, w.ctid as row_id
+               from {schema}.worker_queue as w
+              where w.instance_id = late.instance_id and w.id = late.id
+             offset 0
+                for update skip locked
+         ) as x
+     ) as y
+     where q.instance_id = y.instance_id and q.ctid = y.row_id;
     delete from {schema}.late_cancellations as late
      where not exists (
          select from {schema}.worker_queue as q

@@ -33,7 +33,7 @@ begin
             select l.*
               from unnest(t_instance, t_nonce) as t (instance_id, nonce)
              cross join lateral (
-                 select k.instance_id, k.locked_until, k.ctid as row_id
+                 select k.instance_id collate "C" as instance_id, k.locked_until, k.ctid as row_id
                    from {schema}.instance_locks as k
                   where k.instance_id = t.instance_id and k.lock_token = t.nonce
                  offset 0
@@ -44,7 +44,7 @@ begin
             update {schema}.instance_locks as l
                set locked_until = v_now + p_turn_lease_ms
               from held as h
-             where l.ctid = h.row_id and h.locked_until > v_now
+             where l.instance_id = h.instance_id and l.ctid = h.row_id and h.locked_until > v_now
             returning l.instance_id
         )
         select array_agg(t.ordinal) into o_lost_turns
@@ -66,7 +66,8 @@ begin
             select q.*
               from unnest(y_instance, y_id, y_nonce) as y (instance_id, id, nonce)
              cross join lateral (
-                 select w.instance_id, w.id, w.locked_until, w.ctid as row_id
+                 select w.instance_id collate "C" as instance_id, w.id, w.locked_until,
+                        w.ctid as row_id
                    from {schema}.worker_queue as w
                   where w.instance_id = y.instance_id and w.id = y.id and w.lock_token = y.nonce
                  offset 0
@@ -77,7 +78,7 @@ begin
             update {schema}.worker_queue as q
                set locked_until = v_now + p_activity_lease_ms
               from held as h
-             where q.ctid = h.row_id and h.locked_until > v_now
+             where q.instance_id = h.instance_id and q.ctid = h.row_id and h.locked_until > v_now
             returning q.session_id
         )
         select array_agg(distinct y.ordinal), max(e.sessions)
@@ -135,10 +136,11 @@ as $$
     update {schema}.worker_queue as q
        set heartbeat = y.data
       from (
-        select u.data, x.row_id
+        select u.data, x.instance_id collate "C" as instance_id, x.row_id
           from unnest(y_instance, y_id, y_nonce, y_data) as u (instance_id, id, nonce, data)
          cross join lateral (
-             select w.ctid as row_id from {schema}.worker_queue as w
+             select w.instance_id, w.ctid as row_id
+               from {schema}.worker_queue as w
               where w.instance_id = u.instance_id
                 and w.id = u.id
                 and w.lock_token = u.nonce
@@ -148,7 +150,7 @@ as $$
                 for update skip locked
          ) as x
       ) as y
-     where q.ctid = y.row_id;
+     where q.instance_id = y.instance_id and q.ctid = y.row_id;
 $$;
 
 create function {schema}.renew_sessions_v1(
