@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import psycopg
 
+from duroxide.errors import ProviderError
 from duroxide.limits import Limits
 from duroxide.registry import Registry
 from duroxide.runtime.options import RuntimeOptions
@@ -41,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 COMMIT_HOOK = "df._project_v1"
 SCHEMA_POLL_S = 5.0
+START_PAUSES_S = (0.1, 0.5, 2.0)
+# What ends a start that may well succeed a moment later.
+PASSING = (psycopg.OperationalError, psycopg.InterfaceError, ProviderError)
 # A record holds a result twice over: as a document and as text inside a message.
 _HISTORY_BYTES = 1024 * 1024 * 1024
 
@@ -75,12 +79,26 @@ class Service:
         Raises:
             SetupError: the database can't be worked for; with the remedy.
         """
-        await self._require_schema(wait=self._wait_for_schema)
-        gone = await self._start_once()
+        gone = await self._start_over_failures()
         self._watch = asyncio.create_task(self._survive(gone), name="pg_durable: watch the schema")
 
-    async def _start_once(self) -> asyncio.Event:
+    async def _start_over_failures(self) -> asyncio.Event:
+        """Start, again if a session is lost meanwhile: a server may be going down or coming up."""
+        for pause_s in START_PAUSES_S:
+            try:
+                return await self._start_once(wait=self._wait_for_schema)
+            except PASSING as problem:
+                if isinstance(problem, ProviderError) and not problem.retryable:
+                    raise
+                logger.warning(
+                    "worker %s: starting again: %s", self.worker_id, " ".join(str(problem).split())
+                )
+            await asyncio.sleep(pause_s)
+        return await self._start_once(wait=self._wait_for_schema)
+
+    async def _start_once(self, *, wait: bool) -> asyncio.Event:
         """Start everything; the event is set when the schema is gone."""
+        await self._require_schema(wait=wait)
         async with AsyncExitStack() as stack:
             gone = await self._start_in(stack)
             self._stack = stack.pop_all()
@@ -93,8 +111,18 @@ class Service:
             await gone.wait()
             logger.warning("worker %s: the schema df was dropped; waiting for it", self.worker_id)
             await self._close(shutdown_grace=0)
-            await self._require_schema(wait=True)
-            gone = await self._start_once()
+            gone = await self._start_anew()
+
+    async def _start_anew(self) -> asyncio.Event:
+        """Start as soon as it is possible: nobody is there to hear that it is not."""
+        while True:
+            try:
+                return await self._start_once(wait=True)
+            except PASSING as problem:
+                logger.warning(
+                    "worker %s: starting again: %s", self.worker_id, " ".join(str(problem).split())
+                )
+            await asyncio.sleep(SCHEMA_POLL_S)
 
     async def stop(self) -> None:
         """End in order: take nothing new, let steps end for `shutdown_grace`, give back the rest."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
 import psycopg
+import pytest
+from psycopg import sql
 
 from pg_durable.settings import Settings
 from pg_durable.worker import Worker
@@ -26,6 +29,23 @@ def passwords(installed: Database) -> Mapping[str, str]:
         installed.role(name): unquote(urlsplit(dsn).password or "")
         for name, dsn in installed.roles.items()
     }
+
+
+@contextmanager
+def nobody_may_connect(database: Database) -> Iterator[None]:
+    """As if the server were away."""
+    allow = sql.SQL("alter database {} with allow_connections {}")
+    name = sql.Identifier(database.name)
+    database.server.execute(allow.format(name, sql.SQL("false")))
+    try:
+        database.server.execute(
+            sql.SQL(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = {}"
+            ).format(sql.Literal(database.name))
+        )
+        yield
+    finally:
+        database.server.execute(allow.format(name, sql.SQL("true")))
 
 
 async def run_with_worker(installed: Database, session: Workflows, instance: str) -> str:
@@ -163,3 +183,44 @@ async def test_of_a_long_loop_only_the_newest_iterations_are_kept(
         assert await asyncio.to_thread(workflows.wait, loop) == "completed"
         kept = "select count(*) from duroxide.executions where instance_id = %s"
         await asyncio.to_thread(eventually, lambda: workflows.one(kept, loop) <= 2)
+
+
+async def test_a_session_that_is_lost_at_the_start_costs_a_moment(
+    installed: Database, workflows: Workflows
+) -> None:
+    waits = (
+        "select pid from pg_stat_activity where datname = current_database()"
+        " and application_name = 'pg_durable:worker:management' and wait_event_type = 'Lock'"
+    )
+    instance = workflows.start("'select 7 as n'")
+    worker = Worker(installed.dsn, Settings.load({"shutdown_grace": 1.0}, {}))
+    with psycopg.connect(installed.dsn) as connection:
+        connection.execute("lock table df._workers in access exclusive mode")
+        starting = asyncio.create_task(worker.start())
+        pid = await asyncio.to_thread(eventually, lambda: workflows.one(waits))
+        workflows.one("select pg_terminate_backend(%s)", pid)
+    await starting
+    assert await asyncio.to_thread(workflows.wait, instance) == "completed"
+    assert workflows.one("select count(*) from df._workers") == 1
+    await worker.stop()
+
+
+@pytest.mark.long
+async def test_a_worker_that_waits_for_its_schema_survives_the_server(
+    installed: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pg_durable import install
+
+    def says(words: str) -> bool:
+        return words in caplog.text
+
+    async with Worker(installed.dsn, Settings.load({"heartbeat_interval": 0.2}, {})):
+        install.uninstall(installed.dsn)
+        await asyncio.to_thread(eventually, lambda: says("waiting for it"))
+        with nobody_may_connect(installed):
+            await asyncio.to_thread(eventually, lambda: says("starting again: cannot connect"))
+        install.install(installed.dsn)
+        with Workflows.connect(installed.dsn).connection as connection:
+            session = Workflows(connection)
+            instance = session.start("'select 7 as n'")
+            assert await asyncio.to_thread(session.wait, instance) == "completed"
