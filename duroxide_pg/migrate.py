@@ -15,10 +15,12 @@ from pathlib import Path
 
 import psycopg
 
+from duroxide.storable import flaw_of
 from duroxide_pg import lineage
 from duroxide_pg.errors import (
     CannotConnect,
     MigrationBusy,
+    NotPermitted,
     SchemaForeign,
     SchemaMissing,
     SchemaTooNew,
@@ -28,6 +30,7 @@ from duroxide_pg.errors import (
 VERSION_TABLE = "_alembic_version"
 OLDEST_SERVER = 14
 DEFAULT_SCHEMA = "duroxide"
+LONGEST_NAME = 63  # bytes; what is longer is cut off without an error
 _LOCK_POLL_S = 0.1
 
 
@@ -136,23 +139,53 @@ class Migrations:
 
     def _revision(self, connection: psycopg.Connection[tuple[object, ...]]) -> str | None:
         table = psycopg.sql.Identifier(self.schema, VERSION_TABLE)
-        if connection.execute("select to_regclass(%s)", [table.as_string(None)]).fetchone() == (
-            None,
-        ):
-            return None
-        row = connection.execute(
-            psycopg.sql.SQL("select version_num from {}").format(table)
-        ).fetchone()
+        question = "select to_regclass(%s)"
+        try:
+            if connection.execute(question, [table.as_string(None)]).fetchone() == (None,):
+                return None
+            row = connection.execute(
+                psycopg.sql.SQL("select version_num from {}").format(table)
+            ).fetchone()
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise NotPermitted(
+                f"the role {connection.info.user!r} may not use the schema {self.schema!r}: "
+                f"{error.diag.message_primary}",
+                "connect as the owner of the schema, or as a role that is a member of it",
+            ) from error
         return None if row is None else str(row[0])
 
 
 def engine_migrations(schema: str = DEFAULT_SCHEMA) -> Migrations:
-    """The revisions of the engine's own tables."""
+    """The revisions of the engine's own tables.
+
+    Raises:
+        ValueError: no schema can have that name.
+    """
+    check_name(schema)
     return Migrations(
         versions=lineage.versions("duroxide_pg", "duroxide"),
         schema=schema,
         remedy="run `pg-durable install`, or call `duroxide_pg.migrate.upgrade(dsn)`",
     )
+
+
+def check_name(schema: str) -> None:
+    """Pass if a schema can have that name, all of it.
+
+    Raises:
+        ValueError: it can't.
+    """
+    flaw = flaw_of(schema)
+    if not schema or flaw is not None:
+        raise ValueError(f"schema {schema!r} {f'contains {flaw}' if schema else 'is empty'}")
+    if len(schema.encode()) > LONGEST_NAME:
+        raise ValueError(
+            f"schema {schema!r} has {len(schema.encode())} bytes; PostgreSQL keeps {LONGEST_NAME} of a name"
+        )
+    if schema.startswith("pg_"):
+        raise ValueError(
+            f"schema {schema!r}: PostgreSQL keeps names that begin with pg_ for itself"
+        )
 
 
 def upgrade(dsn: str, schema: str = DEFAULT_SCHEMA) -> SchemaState:

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 import pytest
@@ -19,6 +19,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from duroxide import Client, ProviderError, Runtime
 from duroxide.providers.base import Enqueue, Message, MessageKind
+from duroxide_pg import migrate
+from duroxide_pg.errors import NotPermitted
 from duroxide_pg.provider import PostgresProvider
 from duroxide_pg.sources import Pool
 from tests.fixtures.postgres import Database
@@ -297,3 +299,36 @@ class TestBlockingPrograms:
                 asyncio.run(until_none(watcher, database))
         assert client.get_status("e0").output == 1  # opens what it needs
         runtimes[0].shutdown()  # twice is once
+
+
+class TestSchemas:
+    @pytest.mark.parametrize(
+        ("schema", "words"),
+        [
+            ("", "is empty"),
+            ("a\0b", "contains a NUL character"),
+            ("a\ud800", "contains a lone surrogate"),
+            ("x" * 64, "64 bytes"),
+            ("ü" * 32, "64 bytes"),
+            ("pg_mine", "for itself"),
+        ],
+    )
+    def test_a_name_that_no_schema_can_have_is_refused(self, schema: str, words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            PostgresProvider(schema=schema)
+
+    @pytest.mark.parametrize("schema", ["x" * 63, "quo\"te %s $1 {x} \\ '", "Mixed.Case"])
+    async def test_any_other_name_will_do(self, database: Database, schema: str) -> None:
+        provider = PostgresProvider.connect_with_schema(database.dsn, schema)
+        await use(provider)
+        await provider.close()
+
+    @pytest.mark.parametrize("migrations", ["apply", "verify"])
+    async def test_a_role_without_rights_is_told_so(
+        self, database: Database, migrations: Literal["apply", "verify"]
+    ) -> None:
+        migrate.upgrade(database.dsn)
+        stranger = PostgresProvider(database.create_role("stranger"), migrations=migrations)
+        with pytest.raises(NotPermitted, match="may not use the schema 'duroxide'"):
+            await stranger.start()
+        await stranger.close()
