@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from duroxide import work
 from duroxide.engine.breadcrumbs import CHILD_MARKER
-from duroxide.errors import ClientError, ProviderError
+from duroxide.errors import ClientError
 from duroxide.ids import InstanceId
 from duroxide.payload import Codec
 from duroxide.providers.base import Enqueue, Message
@@ -85,8 +85,8 @@ class Composer:
     Args:
         codec: how values become payloads where no orchestration definition says otherwise.
 
-    Every method raises `ClientError` for an id that clients may not use, `ProviderError` for text that
-    no store can keep, and what the codec raises for values that can't be written.
+    Every method raises `ClientError` for an id that clients may not use and for text that no store can
+    keep, and what the codec raises for values that can't be written.
     """
 
     def __init__(self, codec: Codec) -> None:
@@ -164,5 +164,5 @@ def _letter(instance_id: InstanceId, items: Sequence[work.OrchestratorItem]) -> 
     for message in messages:
         problem = unstorable(Enqueue(message=message))
         if problem is not None:
-            raise ProviderError("enqueue", problem, retryable=False)
+            raise ClientError(f"Invalid input: {problem}")
     return Letter(instance_id, messages)

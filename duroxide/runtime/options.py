@@ -11,6 +11,7 @@ from duroxide.limits import Limits
 from duroxide.providers.base import TagMode, TagSelection
 from duroxide.runtime.caps import CapOf
 from duroxide.runtime.telemetry import Observer
+from duroxide.storable import flaw_of
 from duroxide.version import ENGINE_VERSION, SemVer, VersionRange
 
 TURN_LEASE_MS = 10_000
@@ -27,7 +28,8 @@ class RuntimeOptions:
     is renewed when a third of it has passed.
 
     Raises:
-        ValueError: a number that can't be meant, with the option's name.
+        ValueError: a number or word that can't be meant, with the option's name.
+        TypeError: not a whole number where one belongs.
     """
 
     orchestration_concurrency: int | None = None  # turns at once; 64
@@ -69,29 +71,24 @@ class RuntimeOptions:
     observer: Observer = field(default_factory=Observer, kw_only=True)
 
     def __post_init__(self) -> None:
-        positive = (
-            "orchestration_concurrency",
-            "worker_concurrency",
-            "dispatcher_poll_interval_ms",
-            "worker_lock_timeout_ms",
-            "orchestrator_lock_timeout_ms",
-            "session_lock_timeout_ms",
-            "session_idle_timeout_ms",
-            "session_cleanup_interval_ms",
-            "max_attempts",
-            "long_poll_ms",
-            "worker_threads",
-        )
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        for name in ("slow_turn_ms", "prefetch_ms"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if self.nondeterminism not in ("retry", "fail"):
+        for least, names in ((1, _POSITIVE), (0, _NOT_NEGATIVE)):
+            for name in names:
+                _check_number(name, getattr(self, name), least)
+        for pause in self.unregistered_backoff_ms:
+            _check_number("unregistered_backoff_ms", pause, 1)
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                allowed = " or ".join(map(repr, words))
+                raise ValueError(f"{name} must be {allowed}, not {getattr(self, name)!r}")
+        flaw = flaw_of(self.worker_node_id or "")
+        if flaw is not None:
+            raise ValueError(f"worker_node_id contains {flaw}")
+        renewed_after_ms = self.activity_lease_ms - self.activity_buffer_ms
+        if self.session_idle_ms <= renewed_after_ms:
             raise ValueError(
-                f"nondeterminism must be 'retry' or 'fail', not {self.nondeterminism!r}"
+                f"session_idle_timeout_ms ({self.session_idle_ms}) must be longer than the time after "
+                f"which an activity is renewed ({renewed_after_ms} ms, see worker_lock_timeout_ms), or a "
+                "session would be idle while its activity runs"
             )
         if not isinstance(self.worker_tag_filter, TagSelection):
             parse_tag_filter(self.worker_tag_filter)
@@ -161,6 +158,43 @@ class RuntimeOptions:
         if self.versions is not None:
             return self.versions
         return (VersionRange(SemVer(0, 0, 0), ENGINE_VERSION),)
+
+
+_POSITIVE = (
+    "orchestration_concurrency",
+    "worker_concurrency",
+    "dispatcher_poll_interval_ms",
+    "worker_lock_timeout_ms",
+    "orchestrator_lock_timeout_ms",
+    "session_lock_timeout_ms",
+    "session_idle_timeout_ms",
+    "session_cleanup_interval_ms",
+    "max_attempts",
+    "long_poll_ms",
+    "worker_threads",
+)
+_NOT_NEGATIVE = (
+    "max_sessions_per_runtime",
+    "orchestrator_lock_renewal_buffer_ms",
+    "worker_lock_renewal_buffer_ms",
+    "session_lock_renewal_buffer_ms",
+    "cache_size",
+    "orphan_retention_ms",
+    "cancellation_grace_ms",
+    "prefetch_ms",
+    "drain_timeout_ms",
+    "slow_turn_ms",
+)
+_WORDS = {"cache": ("on", "off", "verify"), "nondeterminism": ("retry", "fail")}
+
+
+def _check_number(name: str, value: Any, least: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
 def _or(value: int | None, default: int) -> int:

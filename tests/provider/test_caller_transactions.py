@@ -23,7 +23,6 @@ from duroxide import (
     ClientError,
     MemoryProvider,
     OrchestrationContext,
-    ProviderError,
     Registry,
     Signal,
     SignalRequest,
@@ -222,7 +221,7 @@ def test_what_no_store_can_keep_spoils_no_transaction(dsn: str) -> None:
     client = Client(PostgresProvider(dsn))
     with psycopg.connect(dsn) as connection:
         connection.execute(INSERT)
-        with pytest.raises(ProviderError, match="NUL"):
+        with pytest.raises(ClientError, match="NUL"):
             client.within(connection).raise_event("nul\0", "e")
     assert orders(dsn) == 1
 

@@ -22,7 +22,6 @@ from duroxide import (
     MemoryProvider,
     OrchestrationContext,
     OrchestrationFailed,
-    ProviderError,
     Registry,
     RuntimeOptions,
     Signal,
@@ -379,7 +378,7 @@ class TestManyAtOnce:
             )
             wrong = {n: answer.error for n, answer in enumerate(answers) if not answer.ok}
             assert {n: type(error) for n, error in wrong.items()} == {
-                1: ProviderError,
+                1: ClientError,
                 3: ClientError,
                 4: CodecError,
                 5: InstanceExists,
