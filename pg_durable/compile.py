@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,6 +20,9 @@ from pg_durable.walk import Execution, Walk
 EXECUTE_GRAPH = "pg_durable::orchestration::execute-function-graph"
 EXECUTE_SUBTREE = "pg_durable::orchestration::execute-subtree"
 VERSION = "1.0.0"
+
+# A JOIN or RACE inside another begins, and is given up, some ten calls deeper, and they may be 256 deep.
+_CALLS_AT_ONCE = 5000
 
 BREAK_OUTSIDE_LOOP = (
     "df.break() was called outside of a loop. df.break() may only be used inside df.loop()."
@@ -43,6 +47,7 @@ def orchestrations(
     Args:
         prepare: from an execution's input to its `Prepared` graph.
     """
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), _CALLS_AT_ONCE))
 
     async def execute_function_graph(ctx: OrchestrationContext, input_text: str) -> str:
         """Its output is the root node's result document."""

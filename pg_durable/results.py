@@ -24,6 +24,13 @@ JsonValue: TypeAlias = "bool | Number | str | list[JsonValue] | dict[str, JsonVa
 
 
 @dataclass(frozen=True, slots=True)
+class _Written:
+    """A piece of a document that is text already."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     name: str
     type: str  # as SQL spells it: bigint, text[], "shop"."mood"
@@ -45,21 +52,30 @@ def parse(text: str) -> JsonValue:
 
 
 def encode(value: JsonValue) -> str:
-    """Write JSON without white space; the inverse of `parse`."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case Number(text=text):
-            return text
-        case str():
-            return json_string(value)
-        case list():
-            return "[" + ",".join(encode(item) for item in value) + "]"
-        case dict():
-            members = (f"{json_string(key)}:{encode(item)}" for key, item in value.items())
-            return "{" + ",".join(members) + "}"
+    """Write JSON without white space; the inverse of `parse`, for values of any depth too."""
+    written: list[str] = []
+    coming: list[JsonValue | _Written] = [value]  # the last is next
+    while coming:
+        match coming.pop():
+            case _Written(text=text) | Number(text=text):
+                written.append(text)
+            case None:
+                written.append("null")
+            case bool() as flag:
+                written.append("true" if flag else "false")
+            case str() as text:
+                written.append(json_string(text))
+            case list() as items:
+                coming.append(_Written("]"))
+                for position in range(len(items) - 1, -1, -1):
+                    coming += (items[position], _Written("," if position else ""))
+                coming.append(_Written("["))
+            case dict() as members:
+                coming.append(_Written("}"))
+                for position, (key, item) in reversed([*enumerate(members.items())]):
+                    coming += (item, _Written(f"{',' if position else ''}{json_string(key)}:"))
+                coming.append(_Written("{"))
+    return "".join(written)
 
 
 def json_string(text: str) -> str:

@@ -44,6 +44,24 @@ def test_numbers_and_order_survive(text: str) -> None:
     assert encode(parse(text)) == text
 
 
+def test_a_document_of_any_depth_that_can_be_read_is_written_again() -> None:
+    deepest = next(n for n in range(10_000, 0, -10) if _is_read("[" * n + "]" * n))
+    arrays, objects = (
+        "[" * deepest + "]" * deepest,
+        '{"a":' * (deepest // 2) + "1" + "}" * (deepest // 2),
+    )
+    for text in (arrays, objects, f'[1,{arrays[1:-1]},"x"]'):
+        assert encode(parse(text)) == text
+
+
+def _is_read(text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True
+
+
 def test_what_is_not_json_is_refused() -> None:
     for text in ("NaN", "[Infinity]", "{", "'a'"):
         with pytest.raises(ValueError):
