@@ -44,6 +44,14 @@ class Statement:
         return words or None
 
     @property
+    def is_ascii(self) -> bool:
+        """Whether names and values are the same in every encoding."""
+        names = all(name.isascii() for name, _ in self.columns)
+        return names and all(
+            value.isascii() for row in self.rows for value in row if value is not None
+        )
+
+    @property
     def affected(self) -> int | None:
         last = (self.tag or "").rpartition(" ")[2]
         return int(last) if self.command in COUNTED_COMMANDS and last.isdigit() else None

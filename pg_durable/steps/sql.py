@@ -220,7 +220,7 @@ class SqlSteps:
 
     def _of_server(self, step: SqlStep, actor: Actor, failure: StatementFailed) -> Exception:
         error = failure.error
-        if error.sqlstate in (LEASE_LOST, INSTANCE_CANCELLED):
+        if failure.is_ours and error.sqlstate in (LEASE_LOST, INSTANCE_CANCELLED):
             return LeaseGone(error.message)
         if error.sqlstate in NOT_IN_A_TRANSACTION and step.options.tx != "required":
             self._remember(step)

@@ -12,7 +12,7 @@ from pg_durable.lexer import Context, tokenize
 from pg_durable.steps import wire
 from pg_durable.steps.catalog import describe_types
 from pg_durable.steps.failures import ServerError, StatementFailed, StepFailed
-from pg_durable.steps.rows import Answers, ResultLimits, document, unknown_types
+from pg_durable.steps.rows import Answers, ResultLimits, Statement, document, unknown_types
 
 # The first word of a statement that ends the transaction around it. Inside BEGIN ATOMIC, END ends a body.
 _ENDS = re.compile(
@@ -59,12 +59,31 @@ async def run_text(
         raise StatementFailed(error, is_ours=answers.has_to_skip)
     statement = answers.kept
     try:
+        await _restore_encoding(connection, statement)
         types = await describe_types(connection, unknown_types(statement))
     except psycopg.OperationalError:
         raise
     except psycopg.Error as refused:
         raise StepFailed(f"SQL execution failed: {refused}") from refused
     return document(statement, types, limits)
+
+
+async def _restore_encoding(connection: AsyncConnection, statement: Statement) -> None:
+    """Undo what the author's text has set; the server tells of it only after the last statement.
+
+    Raises:
+        StepFailed: the answer may have come in another encoding.
+    """
+    encoding = (connection.pgconn.parameter_status(b"client_encoding") or b"").decode()
+    if encoding == "UTF8":
+        return
+    if not statement.is_ascii:
+        raise StepFailed(
+            f"SQL execution failed: the text has set client_encoding to {encoding}, and what it returned "
+            "can't be read for sure",
+            {"hint": "leave SET client_encoding out; steps work with UTF8"},
+        )
+    await connection.execute(b"SET client_encoding TO UTF8", prepare=False)
 
 
 def transaction_end(text: str) -> str | None:
