@@ -32,6 +32,7 @@ from duroxide import (
     activity,
     orchestration,
 )
+from duroxide.codec import decode_event
 from duroxide.history import OrchestrationStarted
 from duroxide.providers.base import InstanceStatus, MessageKind, Provider, TurnPoll
 from duroxide.runtime.watching import LOOK_AGAIN_MS
@@ -530,3 +531,38 @@ class TestOddTexts:
         with pytest.raises(ClientError, match="the version contains a"):
             await client.start("o", instance_id="i", version=odd)
         assert await client.status("i") is None
+
+    async def test_the_view_of_histories_shows_what_the_client_reads(
+        self, installed_dsn: str
+    ) -> None:
+        texts = [
+            "a\0b",
+            "a\ud800b",
+            '{"type":"x"}',
+            '"type":"x"',
+            "\\",
+            '\\"type":"',
+            "",
+            "\u00fc\n",
+        ]
+
+        @orchestration
+        async def fails(ctx: OrchestrationContext, text: str) -> None:
+            raise ValueError(text)
+
+        empty(installed_dsn)
+        store = PostgresProvider(installed_dsn)
+        async with AsyncClient(store) as client, AsyncRuntime(store, Registry().add(fails)):
+            for number, text in enumerate(texts):
+                await client.start(fails, text, instance_id=str(number))
+                await client.wait(str(number))
+            told = {str(n): await client.history(str(n)) for n in range(len(texts))}
+        await store.close()
+        with psycopg.connect(installed_dsn) as connection:
+            question = "select instance_id, event_id, event_type, event_data from duroxide.history"
+            rows = connection.execute(question).fetchall()
+        assert len(rows) == sum(map(len, told.values()))
+        for instance_id, event_id, event_type, event_data in rows:
+            event = told[instance_id][event_id - 1]
+            assert (event.event_id, type(event.kind).__name__) == (event_id, event_type)
+            assert decode_event(event_data) == event
