@@ -37,6 +37,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_TIMEOUT = timedelta(seconds=30)
+ONE_LOOK_S = 0.1  # who wants to wait for less still wants to know what is there already
 MAX_TOGETHER = 256  # messages in one commit
 
 
@@ -143,6 +144,8 @@ class AsyncClient(Management):
         signal: Signal | None = None,
     ) -> InstanceId:
         """`start` with the exact text of the input."""
+        if if_exists not in ("ignore", "error"):
+            raise ValueError(f"if_exists must be 'ignore' or 'error', not {if_exists!r}")
         letter = self._compose.start(name, text, instance_id, version, signal)
         instance = letter.instance_id
         if if_exists == "error" and await self.provider.read_status([instance]):
@@ -382,6 +385,10 @@ class AsyncClient(Management):
     ) -> R:
         seconds = None if timeout is None else timeout.total_seconds()
         try:
+            if seconds is not None and seconds <= ONE_LOOK_S:
+                found = await look()
+                if found is not None:
+                    return found
             async with asyncio.timeout(seconds) as limit:
                 return await wait_for(self.provider, instance_id, look)
         except TimeoutError as error:

@@ -29,6 +29,7 @@ from duroxide import (
     SqliteProvider,
     StartRequest,
     SubOrchestrationError,
+    WaitTimeout,
     activity,
     orchestration,
 )
@@ -471,6 +472,39 @@ class TestWaiting:
         await other.close()
         if store_of_client is not store:
             await store_of_client.close()
+
+
+class TestShortWaits:
+    @pytest.mark.parametrize(
+        "timeout", [timedelta(0), timedelta(seconds=-1), timedelta(microseconds=1)]
+    )
+    async def test_what_is_there_already_is_found_however_short_the_wait(
+        self, store: Provider, client: AsyncClient, timeout: timedelta
+    ) -> None:
+        @orchestration
+        async def keeps(ctx: OrchestrationContext) -> None:
+            ctx.set_custom_status("here")
+            ctx.set_kv_value("k", "v")
+
+        async with AsyncRuntime(store, Registry().add(keeps)):
+            await client.start(keeps, instance_id="i")
+            await client.wait("i")
+        assert (await client.wait("i", timeout)).status.is_terminal
+        assert (await client.wait_for_custom_status("i", 0, timeout)).custom_status == "here"
+        assert await client.wait_for_key_value("i", "k", timeout) == "v"
+        for waiting in (
+            client.wait("nobody", timeout),
+            client.wait_for_custom_status("nobody", 0, timeout),
+            client.wait_for_key_value("i", "other", timeout),
+        ):
+            with pytest.raises(WaitTimeout):
+                await waiting
+
+    async def test_a_word_for_what_exists_that_is_none_is_refused(
+        self, client: AsyncClient
+    ) -> None:
+        with pytest.raises(ValueError, match="if_exists must be 'ignore' or 'error', not 'raise'"):
+            await client.start("o", if_exists=cast("Any", "raise"))
 
 
 class TestOddTexts:
