@@ -292,7 +292,9 @@ class OrchestrationDispatcher:
                 _park(live)
         if is_written and pending.keeps and not is_ours:
             self._write_beside(hand_back(leased))
-        if not answer.ok:
+        if decision.unreadable is not None:
+            self._unreadable(leased, decision.unreadable, answer)
+        elif not answer.ok:
             self._refused(leased, answer, is_kept=resident is not None)
         elif decision.result is not None and live is not None:
             seconds = asyncio.get_running_loop().time() - pending.submitted
@@ -357,6 +359,12 @@ class OrchestrationDispatcher:
             self._activities.poller.nudge()
         if turn.cancelled_activities:
             self._activities.cancelled(turn)
+
+    def _unreadable(self, leased: LeasedTurn, problem: str, answer: CommitResult) -> None:
+        if answer.code is CommitCode.LEASE_LOST:
+            logger.info("%s was removed before its turn began", leased.instance_id)
+        else:
+            self._observer.turn_refused(leased.instance_id, problem)
 
     def _refused(self, leased: LeasedTurn, answer: CommitResult, *, is_kept: bool) -> None:
         self._observer.turn_refused(leased.instance_id, answer.error or answer.code.name)

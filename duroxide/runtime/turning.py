@@ -50,6 +50,7 @@ class Decision:
     result: TurnResult | None = None
     run_seconds: float = 0.0
     is_cached: bool = False
+    unreadable: str | None = None  # what is wrong with the history, unless the instance is gone
 
 
 class TurnRunner:
@@ -88,6 +89,8 @@ class TurnRunner:
             return self._ended(leased, inbox)
         if leased.attempt_count > self._options.attempts:
             return self._poison(leased, inbox)
+        if inbox is not None and leased.history_error is not None:
+            return self._unreadable(leased, leased.history_error)
         if inbox is None or problem is not None:
             return self.leave_to_others(leased, problem or "unreadable")
         if leased.name is None and inbox.beginning is None:
@@ -273,11 +276,16 @@ class TurnRunner:
     def leave_to_others(self, leased: LeasedTurn, reason: str) -> Decision:
         """Let another worker, or newer code, try it; after too many deliveries it is poison."""
         self._observer.turn_refused(leased.instance_id, reason)
+        return Decision(item=self._abandon(leased))
+
+    def _unreadable(self, leased: LeasedTurn, problem: str) -> Decision:
+        """Leave it to others. Retention may have removed it just after it was leased: no problem then."""
+        return Decision(item=self._abandon(leased), unreadable=problem)
+
+    def _abandon(self, leased: LeasedTurn) -> AbandonTurn:
         base_ms, longest_ms = self._options.unregistered_backoff_ms
         delay_ms = redelivery_delay_ms(leased.attempt_count, base_ms=base_ms, longest_ms=longest_ms)
-        return Decision(
-            item=AbandonTurn(instance_id=leased.instance_id, token=leased.token, delay_ms=delay_ms)
-        )
+        return AbandonTurn(instance_id=leased.instance_id, token=leased.token, delay_ms=delay_ms)
 
     def _orphan(self, leased: LeasedTurn) -> Decision:
         """Messages to an instance that never started: they wait for it, but not for ever."""

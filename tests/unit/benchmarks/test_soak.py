@@ -43,7 +43,6 @@ def test_warnings_and_errors_of_the_worker_are_shown(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     log.write_text(
         "t INFO duroxide.runtime: started\nt WARNING duroxide.runtime: odd\nt ERROR x: bad\n"
-        "t WARNING duroxide.runtime: turn of a not written: history has 0 events, not 6\n"
     )
     assert complaints(log) == ["t WARNING duroxide.runtime: odd", "t ERROR x: bad"]
 
