@@ -37,7 +37,8 @@ class LimitExceeded(DuroxideError, ValueError):
         self.unit = unit
 
     def __str__(self) -> str:
-        return f"{self.what} ({self.actual} {self.unit}) exceeds limit ({self.limit} {self.unit})"
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.what} ({self.actual}{unit}) exceeds limit ({self.limit}{unit})"
 
 
 class TaskError(DuroxideError):

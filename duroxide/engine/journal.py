@@ -372,7 +372,7 @@ class Journal:
                 f"KV value for key '{key}'", utf8_bytes(value), limits.kv_value_bytes
             )
         if key not in self.key_values and len(self.key_values) >= limits.kv_keys:
-            raise LimitExceeded("KV key count", len(self.key_values) + 1, limits.kv_keys, "keys")
+            raise LimitExceeded("KV key count", len(self.key_values) + 1, limits.kv_keys, "")
         self.emit(history.KeyValueSet(key=key, value=value, last_updated_at_ms=self.now_ms))
         self.key_values[key] = KeyValue(value=value, updated_at_ms=self.now_ms)
 

@@ -119,7 +119,7 @@ LONG = "n" * 21
         (lambda ctx: ctx.clear_kv_value(LONG), "KV key (21 bytes) exceeds limit (20 bytes)"),
         (lambda ctx: ctx.patched(LONG), "Patch id (21 bytes) exceeds limit (20 bytes)"),
         (lambda ctx: ctx.set_kv_value(LONG, ""), "KV key (21 bytes) exceeds limit (20 bytes)"),
-        (keys, "KV key count (3 keys) exceeds limit (2 keys)"),
+        (keys, "KV key count (3) exceeds limit (2)"),
         (status_updates, "History (11 events) exceeds limit (10 events)"),
     ],
 )
