@@ -75,6 +75,10 @@ def signal(walk: Walk, node: Node, kind: Signal) -> Visit:
     If it is not, a waiter row stands for this wait until the signal comes or the time is over.
     """
     name = substitute_raw(kind.signal_name, walk.bindings(node))
+    if not name:
+        raise NodeFailed("Signal name cannot be empty")
+    if "\0" in name:
+        raise NodeFailed("Signal name contains a NUL character")
     seconds = None
     if kind.timeout_seconds is not None:
         text = substitute_raw(kind.timeout_seconds, walk.bindings(node))

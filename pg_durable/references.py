@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from pg_durable.quoting import quote_identifier, quote_literal
 from pg_durable.results import (
+    LONE_SURROGATE,
     JsonValue,
     Number,
     columns_of,
@@ -248,7 +249,7 @@ def as_text(value: Value) -> str:
         case RowSet(rows=rows):
             return encode(rows)
         case Scalar(value=str() as text):
-            return text
+            return _checked(text)
         case Scalar(value=other):
             return encode(other)
 
@@ -294,10 +295,19 @@ def _scalar_literal(value: JsonValue) -> str:
 
 def _quoted(text: str) -> str:
     try:
-        literal = quote_literal(text)
+        literal = quote_literal(_checked(text))
     except ValueError as error:
         raise SubstitutionError(str(error)) from error
     return f" {literal}" if literal.startswith("E") else literal  # or E would end a word before it
+
+
+def _checked(text: str) -> str:
+    found = LONE_SURROGATE.search(text)
+    if found is not None:
+        raise SubstitutionError(
+            f"a value contains \\u{ord(found[0]):04x}, half of a character, which text can't hold"
+        )
+    return text
 
 
 def _derived_table(value: RowSet) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -19,6 +20,8 @@ class Number:
 
     text: str
 
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 JsonValue: TypeAlias = "bool | Number | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -64,7 +67,7 @@ def encode(value: JsonValue) -> str:
             case bool() as flag:
                 written.append("true" if flag else "false")
             case str() as text:
-                written.append(json_string(text))
+                written.append(_escaped(text))
             case list() as items:
                 coming.append(_Written("]"))
                 for position in range(len(items) - 1, -1, -1):
@@ -73,13 +76,21 @@ def encode(value: JsonValue) -> str:
             case dict() as members:
                 coming.append(_Written("}"))
                 for position, (key, item) in reversed([*enumerate(members.items())]):
-                    coming += (item, _Written(f"{',' if position else ''}{json_string(key)}:"))
+                    coming += (item, _Written(f"{',' if position else ''}{_escaped(key)}:"))
                 coming.append(_Written("{"))
     return "".join(written)
 
 
 def json_string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
+
+
+def _escaped(text: str) -> str:
+    """As `json_string`; a lone surrogate, which JSON may hold and no text, stays an escape."""
+    written = json_string(text)
+    if written.isascii():
+        return written
+    return LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", written)
 
 
 def json_value(text: str) -> str:

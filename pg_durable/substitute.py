@@ -126,7 +126,10 @@ def _quote(quote: Callable[[str], str], value: str) -> str:
 
 
 def _checked_size(text: str, max_bytes: int) -> str:
-    size = len(text.encode())
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise SubstitutionError(f"the text can't be sent: {error.reason}") from error
     if size > max_bytes:
         raise SubstitutionError(
             f"the text is {size} bytes after substitution, "

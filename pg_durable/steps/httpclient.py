@@ -101,7 +101,7 @@ class SystemResolver:
 
     async def __call__(self, host: str, port: int) -> Sequence[Address]:
         loop = asyncio.get_running_loop()
-        ask = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        ask = functools.partial(socket.getaddrinfo, host.encode(), port, type=socket.SOCK_STREAM)
         answers = await loop.run_in_executor(self._threads, ask)
         return [ipaddress.ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers]
 

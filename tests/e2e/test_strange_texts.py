@@ -58,3 +58,32 @@ def test_the_deepest_race_can_be_lost_and_cancelled(standing: Workflows) -> None
     assert standing.wait(instance) == "cancelled"
     statuses = standing.all("select distinct inferred_status from df.instance_nodes(%s)", instance)
     assert {status for (status,) in statuses} <= {"cancelled", "skipped"}
+
+
+HALF = r'{"a": ["\ud800 ü"]}'  # JSON, though no text has such a character
+
+
+def test_a_signal_with_half_a_character_is_taken_and_passed_on(standing: Workflows) -> None:
+    """The workflow that took it could not be committed, and hung."""
+    instance = standing.start(
+        "df.loop(df.wait_for_signal('go') |=> 's' ~> 'select $s.data::json as j' |=> 'r'"
+        " ~> df.break('$r.j'))"
+    )
+    standing.one("select df.signal(%s, 'go', %s)", instance, HALF)
+    assert standing.wait(instance) == "completed", standing.error(instance)
+    # It has no jsonb, so it is shown as the text of the document.
+    assert standing.one("select df.result(%s)::jsonb #>> '{}'", instance) == HALF.replace(" [", "[")
+
+
+@pytest.mark.parametrize("place", ["select $r.j", "select ''$r.j''", "select * from $r.*"])
+def test_half_a_character_is_refused_where_text_is_needed(standing: Workflows, place: str) -> None:
+    error = standing.fail(f"$$select '\"\\udc00\"'::json as j$$ |=> 'r' ~> '{place}'")
+    assert error == r"a value contains \udc00, half of a character, which text can't hold"
+
+
+@pytest.mark.parametrize("name", ["", "\\u0000"])
+def test_a_signal_that_nobody_could_send_is_not_waited_for(standing: Workflows, name: str) -> None:
+    error = standing.fail(
+        f"$$select '\"{name}\"'::json as j$$ |=> 'r' ~> df.wait_for_signal('$r.j')"
+    )
+    assert error.startswith("Signal name")

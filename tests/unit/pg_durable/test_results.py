@@ -54,6 +54,12 @@ def test_a_document_of_any_depth_that_can_be_read_is_written_again() -> None:
         assert encode(parse(text)) == text
 
 
+def test_half_of_a_character_stays_an_escape() -> None:
+    text = r'{"\ud800ü":["\udfff\ud83d",1]}'
+    assert encode(parse(text)) == text
+    assert encode(parse(r'"\ud83d\ude00"')) == '"😀"'
+
+
 def _is_read(text: str) -> bool:
     try:
         parse(text)

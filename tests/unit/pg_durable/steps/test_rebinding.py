@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pg_durable.egress import Address, Blocked, Policy, parse_url
-from pg_durable.steps.httpclient import HttpClient
+from pg_durable.steps.httpclient import HttpClient, SystemResolver
 
 VETTED, INSIDE = "127.0.0.2", "127.0.0.1"
 POLICY = Policy.parse("public", private=[f"{VETTED}/32"], ports=range(1024, 65536))
@@ -149,3 +149,9 @@ async def test_nothing_is_connected_to_if_no_answer_passes() -> None:
             await the.get()
         assert the.names.asked == 1
         assert (the.vetted.seen, the.inside.seen) == ([], [])
+
+
+async def test_a_name_that_no_name_service_takes_can_not_be_resolved() -> None:
+    for name in (f"{'a' * 64}.example.org", f"{'a.' * 130}example.org"):
+        with pytest.raises(OSError):
+            await SystemResolver()(name, 80)
