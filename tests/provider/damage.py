@@ -1,10 +1,11 @@
-"""Damage to each store's own storage, for the checks that look at what becomes of it."""
+"""What each store lends to the suite: damage to its storage, and a transaction of a caller's."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import LiteralString
+from contextlib import asynccontextmanager, closing
+from typing import Literal, LiteralString
 
 import psycopg
 
@@ -36,6 +37,16 @@ class DamagedSqlite(SuiteBase):
         finally:
             await _run(provider, "alter table history_away rename to history")
 
+    @asynccontextmanager
+    async def caller_transaction(
+        self, provider: Provider, *, is_async: bool, begins: bool = True
+    ) -> AsyncIterator[sqlite3.Connection]:
+        assert isinstance(provider, SqliteProvider)
+        mode: Literal["DEFERRED"] | None = "DEFERRED" if begins else None
+        connection = sqlite3.connect(str(provider._path), isolation_level=mode)
+        with closing(connection), connection:
+            yield connection
+
 
 async def _run(provider: Provider, statement: str, values: tuple[str, ...] = ()) -> None:
     assert isinstance(provider, SqliteProvider)
@@ -61,6 +72,19 @@ class DamagedPostgres(SuiteBase):
             yield
         finally:
             self._execute("alter table duroxide.history_away rename to history_log")
+
+    @asynccontextmanager
+    async def caller_transaction(
+        self, provider: Provider, *, is_async: bool, begins: bool = True
+    ) -> AsyncIterator[psycopg.Connection | psycopg.AsyncConnection]:
+        if is_async:
+            async with await psycopg.AsyncConnection.connect(
+                self.dsn, autocommit=not begins
+            ) as async_connection:
+                yield async_connection
+        else:
+            with psycopg.connect(self.dsn, autocommit=not begins) as connection:
+                yield connection
 
     def _execute(self, statement: LiteralString, *values: str) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as connection:

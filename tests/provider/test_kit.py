@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 import inspect
 import itertools
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -202,6 +203,21 @@ class ReversedResults(Broken):
         return results[::-1]
 
 
+class SendsAtOnce(Broken):
+    """As if the transaction of a caller were of no importance."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self._capabilities = dataclasses.replace(self._capabilities, caller_transaction=True)
+
+    def send_within(self, connection: Any, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._store._enqueue(message, self._clock.now_ms())
+
+    async def send_within_async(self, connection: Any, messages: Sequence[Message]) -> None:
+        self.send_within(connection, messages)
+
+
 class HidesCorruption(Broken):
     async def poll_turns(self, **question: Any) -> Any:
         answer = await super().poll_turns(**question)
@@ -243,6 +259,7 @@ BROKEN: Mapping[str, type[Broken]] = {
     "AttemptSuite": broken("ForgetsAttempts", _abandon_turn=forgets_attempts),
     "BatchSuite": ReversedResults,
     "BulkDeletionSuite": DeletesRunning,
+    "CallerTransactionSuite": SendsAtOnce,
     "CancellationSuite": broken("IgnoresCancellations", _commit_turn=ignores_cancellations),
     "CorruptionSuite": HidesCorruption,
     "CreationSuite": broken("CreatesOnEnqueue", _enqueue=creates_on_enqueue),
@@ -278,6 +295,12 @@ class Damaged(DamagedMemory):
 
     async def new_provider(self, clock: ManualClock) -> Provider:
         raise NotImplementedError
+
+    @asynccontextmanager
+    async def caller_transaction(
+        self, provider: Provider, *, is_async: bool, begins: bool = True
+    ) -> AsyncIterator[object]:
+        yield object()
 
 
 async def failing_checks(group: type[kit.SuiteBase], provider: type[MemoryProvider]) -> list[str]:

@@ -12,7 +12,8 @@ by that clock: the suite moves the clock instead of sleeping. Needs pytest and p
 A check named `test_` and a phrase that is no sentence has the name by which the reference catalogue
 of duroxide providers knows it; `catalogue` lists them all, and `confirms` marks those with other names.
 Two hooks that a subclass may override, `corrupt_history` and `failing_reads`, let the suite look at
-what a store does when its own storage is damaged; checks that need one are skipped without it.
+what a store does when its own storage is damaged; a third, `caller_transaction`, opens the transaction
+of a caller. Checks that need one are skipped without it.
 """
 
 from duroxide.testing.provider_suite.admin import (
@@ -25,6 +26,7 @@ from duroxide.testing.provider_suite.admin import (
 from duroxide.testing.provider_suite.atomicity import AtomicitySuite
 from duroxide.testing.provider_suite.attempts import AttemptSuite
 from duroxide.testing.provider_suite.batches import BatchSuite
+from duroxide.testing.provider_suite.callertransactions import CallerTransactionSuite
 from duroxide.testing.provider_suite.cancellation import CancellationSuite
 from duroxide.testing.provider_suite.capabilities import (
     EagerDispatchSuite,
@@ -59,6 +61,7 @@ class ProviderSuite(
     AttemptSuite,
     BatchSuite,
     BulkDeletionSuite,
+    CallerTransactionSuite,
     CancellationSuite,
     CorruptionSuite,
     CreationSuite,
@@ -96,6 +99,7 @@ __all__ = [
     "AttemptSuite",
     "BatchSuite",
     "BulkDeletionSuite",
+    "CallerTransactionSuite",
     "CancellationSuite",
     "CorruptionSuite",
     "CreationSuite",

@@ -282,6 +282,7 @@ ADDITIONAL: Mapping[str, str] = {
     "repeated_commit_is_recognised": "a commit whose reply was lost can be sent again",
     "pending_timers_cost_nothing": "many timers of the far future hide nothing that is due",
     "parents_and_children_end_apart": "deleting a parent while a child commits leaves no half of either",
+    "callers_send_with_their_rows_or_not_at_all": "what is sent in a caller's transaction is there after its commit only",
     "clock_going_back_ends_nothing": "no lease ends, nothing comes twice",
 }
 """What those leave open."""

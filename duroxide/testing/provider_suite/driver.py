@@ -257,6 +257,17 @@ class SuiteBase:
         """Within it, the storage fails whenever histories are read. Optional, likewise."""
         pytest.skip(f"{type(self).__name__} does not define failing_reads")
 
+    def caller_transaction(
+        self, provider: Provider, *, is_async: bool, begins: bool = True
+    ) -> AbstractAsyncContextManager[Any]:
+        """A connection of a caller's to the store's database, in a transaction that is open.
+
+        It commits at the end, or rolls back if an exception comes out. `is_async`: one for
+        `send_within_async` rather than for `send_within`. Not `begins`: a connection that commits each
+        statement by itself. Optional, likewise; for stores with the capability `caller_transaction`.
+        """
+        pytest.skip(f"{type(self).__name__} does not define caller_transaction")
+
     @pytest_asyncio.fixture
     async def store(self) -> AsyncIterator[StoreDriver]:
         clock = ManualClock()
