@@ -23,7 +23,20 @@ _AGAIN = frozenset(
     }
 )
 _SCHEMA = frozenset({"3F000"})
-_REFUSE_CLASSES = frozenset({"22", "23", "54"})
+_REFUSE_CLASSES = frozenset(
+    {
+        "22",  # data that a type can't hold
+        "23",  # a constraint
+        "54",  # larger than the server can take
+        # What a commit hook, or a trigger of somebody's, says of an item: the others must not wait for it.
+        "21",
+        "2F",
+        "38",
+        "39",
+        "44",
+        "P0",
+    }
+)
 
 
 def verdict(error: psycopg.Error) -> Verdict:

@@ -276,3 +276,38 @@ async def test_an_id_that_no_store_can_keep_is_refused_in_words(
             await question
         assert not refused.value.retryable
     await provider.read_status(["fine"])
+
+
+HOOK = """
+create function {name}(ids text[], executions bigint[], names text[], statuses text[], outputs text[],
+                       projections text[], wait boolean) returns text[]
+language plpgsql as $$
+begin
+    if 'bad' = any (ids) then
+        raise exception 'not this one' using errcode = '{state}';
+    end if;
+    return '{{}}';
+end
+$$
+"""
+
+
+@pytest.mark.parametrize("state", ["P0001", "P0002", "P0004", "21000", "22012", "23505", "44000"])
+async def test_an_instance_that_the_commit_hook_refuses_fails_alone(
+    installed_dsn: str, state: str
+) -> None:
+    empty(installed_dsn)
+    name = f"public.refusing_{state.lower()}"
+    with psycopg.connect(installed_dsn) as connection:
+        connection.execute(HOOK.format(name=name, state=state).encode())
+    provider = PostgresProvider(installed_dsn, commit_hook=name)
+    await provider.start()
+    leased = {turn.instance_id: turn for turn in await started(provider, "a", "bad", "c")}
+    results = await provider.commit([turn_of(leased[name]) for name in ("a", "bad", "c")])
+    assert [result.code for result in results] == [
+        CommitCode.APPLIED,
+        CommitCode.REFUSED,
+        CommitCode.APPLIED,
+    ]
+    assert "not this one" in str(results[1].error)
+    await provider.close()
