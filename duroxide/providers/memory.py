@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from duroxide.clock import Clock, SystemClock
 from duroxide.ids import ActivityToken, ExecutionId, InstanceId, TurnToken
 from duroxide.providers.base import (
+    UNTAGGED,
     AbandonActivity,
     ActivityPoll,
     Capabilities,
@@ -31,8 +32,6 @@ from duroxide.providers.memory_store import MemoryStore
 from duroxide.providers.wakeup import ChangeFeed, Wakeup
 from duroxide.state import ExecutionStatus, KeyValue
 from duroxide.version import VersionRange
-
-_UNTAGGED = TagSelection()
 
 
 class MemoryProvider(MemoryAdmin):
@@ -121,7 +120,7 @@ class MemoryProvider(MemoryAdmin):
         want: int,
         lease_ms: int,
         wait_ms: int = 0,
-        tags: TagSelection = _UNTAGGED,
+        tags: TagSelection = UNTAGGED,
         sessions: SessionOwner | None = None,
     ) -> ActivityPoll:
         deadline_ms = self._clock.now_ms() + wait_ms

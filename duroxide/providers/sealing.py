@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from duroxide.errors import CodecError
 from duroxide.ids import ActivityToken, ExecutionId, InstanceId, TurnToken
 from duroxide.providers.base import (
+    UNTAGGED,
     Activity,
     ActivityPoll,
     CallerTransactions,
@@ -68,8 +69,6 @@ _PASSED_ON = frozenset({
     "system_metrics", "queue_depths", "instance_stats", "cleanup_sessions",
     "discard_dead_letters",
 })  # fmt: skip
-
-UNTAGGED = TagSelection()
 
 
 class Seal(Protocol):

@@ -17,6 +17,7 @@ from duroxide.clock import Clock, SystemClock
 from duroxide.errors import ClientError, ProviderError
 from duroxide.ids import ActivityToken, ExecutionId, InstanceId, TurnToken
 from duroxide.providers.base import (
+    UNTAGGED,
     AbandonActivity,
     ActivityPoll,
     Capabilities,
@@ -58,8 +59,6 @@ BUSY_TIMEOUT_S = 5.0
 ALONE_LOOK_S = 0.05
 SHARED_LOOK_S = 0.01
 SHARED_FOR_S = 10.0
-
-_UNTAGGED = TagSelection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +267,7 @@ class SqliteProvider(SqliteAdmin):
         want: int,
         lease_ms: int,
         wait_ms: int = 0,
-        tags: TagSelection = _UNTAGGED,
+        tags: TagSelection = UNTAGGED,
         sessions: SessionOwner | None = None,
     ) -> ActivityPoll:
         deadline_ms, wakes = self._clock.now_ms() + wait_ms, self._activity_wakes
