@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 DUTY = 3
 """A busy process looks at most this fraction of the time, so that each look finds more."""
@@ -17,7 +18,7 @@ class Hint:
         self.early_returns = 0  # asked for: who waits now looks once more and then returns
         self.looked_at = 0.0  # the event loop's clock
         self.look_took_s = 0.0
-        self._waiting: set[asyncio.Event] = set()
+        self._waiting: set[asyncio.Future[bool]] = set()
 
     @property
     def is_awaited(self) -> bool:
@@ -31,26 +32,35 @@ class Hint:
     def give(self, *, return_early: bool = False) -> None:
         self.count += 1
         self.early_returns += return_early
-        for event in self._waiting:
-            event.set()
+        ring_all(self._waiting)
 
     async def wait(self, seen: int, seconds: float) -> bool:
         """Whether there has been a hint since the count was `seen`; waits at most so long for one."""
         if self.count != seen:
             return True
-        event = asyncio.Event()
-        self._waiting.add(event)
+        bell = asyncio.get_running_loop().create_future()
+        self._waiting.add(bell)
         try:
-            return await wait_for(event, seconds)
+            return await rung(bell, seconds)
         finally:
-            self._waiting.discard(event)
+            self._waiting.discard(bell)
 
 
-async def wait_for(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event came in time."""
+def ring_all(bells: Iterable[asyncio.Future[bool]]) -> None:
+    for bell in bells:
+        if not bell.done():
+            bell.set_result(True)
+
+
+async def rung(bell: asyncio.Future[bool], seconds: float) -> bool:
+    """Whether the bell is rung in time. (`asyncio.timeout` would take ten times as long as this.)"""
+    timer = bell.get_loop().call_later(max(seconds, 0), _give_up, bell)
     try:
-        async with asyncio.timeout(max(seconds, 0)):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
+        return await bell
+    finally:
+        timer.cancel()
+
+
+def _give_up(bell: asyncio.Future[bool]) -> None:
+    if not bell.done():
+        bell.set_result(False)

@@ -28,7 +28,7 @@ from duroxide.providers.base import (
     TagSelection,
     TurnPoll,
 )
-from duroxide.providers.memory import changes_what_clients_see
+from duroxide.providers.rules import changes_what_clients_see
 from duroxide.providers.text import unstorable
 from duroxide.runtime.tasks import end
 from duroxide.state import ExecutionStatus, KeyValue
@@ -60,6 +60,18 @@ _SESSION = {
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "60s",
 }
+_CAPABILITIES = Capabilities(
+    history_suffix=True,
+    sticky_lease=True,
+    eager_dispatch=True,
+    fused_completion=True,
+    change_feed=True,
+    next_due=True,
+    commit_hook=True,
+    heartbeats=True,
+    dead_letters=True,
+    caller_transaction=True,
+)
 CLOSE_S = 5  # for commits that are under way
 _RELAXED = {**_SESSION, "synchronous_commit": "off"}  # leases: what a crash loses, expires
 
@@ -236,18 +248,7 @@ class PostgresProvider(PostgresAdmin):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            history_suffix=True,
-            sticky_lease=True,
-            eager_dispatch=True,
-            fused_completion=True,
-            change_feed=True,
-            next_due=True,
-            commit_hook=True,
-            heartbeats=True,
-            dead_letters=True,
-            caller_transaction=True,
-        )
+        return _CAPABILITIES
 
     async def start(self) -> None:
         """Check that the schema is there and is what this release needs, and begin to listen.

@@ -20,7 +20,7 @@ from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide_pg.arrays import Texts
 from duroxide_pg.connections import CLOSE_S, Connect, HotConnection, Pauses, Release
-from duroxide_pg.hints import Hint, wait_for
+from duroxide_pg.hints import Hint, ring_all, rung
 from duroxide_pg.queries import Statement
 
 logger = logging.getLogger("duroxide_pg")
@@ -72,7 +72,7 @@ class Wakeups:
         self._connection = connection
         self._register, self._wake, self._idle = register, wake, idle
         self._is_listening_allowed = is_listening_allowed
-        self._changes: dict[InstanceId, set[asyncio.Event]] = {}
+        self._changes: dict[InstanceId, set[asyncio.Future[bool]]] = {}
         self._registered: dict[str, float] = {}  # topic -> until when, loop time
         self._registered_at = 0.0
         self._registering: asyncio.Task[None] | None = None
@@ -131,23 +131,26 @@ class Wakeups:
 
     async def wait_for_change(self, instance_ids: Sequence[InstanceId], seconds: float) -> None:
         """Wait until one of the instances may have changed, for a short while if nobody tells."""
-        event = asyncio.Event()
+        if not self.is_listening:
+            await self._is_told_of(instance_ids, min(seconds, SHORT_S))
+            return
+        if await self._is_told_of(instance_ids, min(seconds, PATIENCE_S)) or seconds <= PATIENCE_S:
+            return
+        if self._missing([f"i:{i}" for i in instance_ids]):
+            self._register_soon()  # which ends this wait, to look once more
+        await self._is_told_of(instance_ids, min(seconds - PATIENCE_S, SAFETY_S))
+
+    async def _is_told_of(self, instance_ids: Sequence[InstanceId], seconds: float) -> bool:
+        bell = asyncio.get_running_loop().create_future()
         for instance_id in instance_ids:
-            self._changes.setdefault(instance_id, set()).add(event)
+            self._changes.setdefault(instance_id, set()).add(bell)
         try:
-            if not self.is_listening:
-                await wait_for(event, min(seconds, SHORT_S))
-                return
-            if await wait_for(event, min(seconds, PATIENCE_S)) or seconds <= PATIENCE_S:
-                return
-            if self._missing([f"i:{i}" for i in instance_ids]):
-                self._register_soon()  # which ends this wait, to look once more
-            await wait_for(event, min(seconds - PATIENCE_S, SAFETY_S))
+            return await rung(bell, seconds)
         finally:
             for instance_id in instance_ids:
-                events = self._changes[instance_id]
-                events.discard(event)
-                if not events:
+                bells = self._changes[instance_id]
+                bells.discard(bell)
+                if not bells:
                     del self._changes[instance_id]
 
     def _missing(self, topics: Iterable[str]) -> list[str]:
@@ -183,8 +186,7 @@ class Wakeups:
             self._registered.update(dict.fromkeys(topics, until))
 
     def _give_change(self, instance_id: InstanceId) -> None:
-        for event in self._changes.get(instance_id, ()):
-            event.set()
+        ring_all(self._changes.get(instance_id, ()))
 
     # Telling.
 
@@ -210,9 +212,10 @@ class Wakeups:
     def _tell_begun(self) -> None:
         self._telling = None
         begun, self._begun = self._begun, set()
-        if begun:
-            self.changed(begun)
-            self.send_wakes()
+        for instance_id in begun:
+            self._give_change(instance_id)
+        self._to_wake_instances |= begun
+        self.send_wakes()
 
     def wake_others(self, queue: str) -> None:
         """There is work in a queue that this process can't start at once, durably."""

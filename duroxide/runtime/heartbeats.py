@@ -25,13 +25,14 @@ class Heartbeats:
     def __init__(self, provider: Provider, observer: Observer) -> None:
         self._provider = provider
         self._observer = observer
+        self._is_kept = provider.capabilities.heartbeats
         self._newest: dict[ActivityToken, str] = {}
         self._arrived = asyncio.Event()
         self._writing = asyncio.Lock()
 
     def of(self, token: ActivityToken) -> Callable[[Any], None] | None:
         """What an activity calls to report, from any thread; None if the store keeps no heartbeats."""
-        if not self._provider.capabilities.heartbeats:
+        if not self._is_kept:
             return None
         loop = asyncio.get_running_loop()
 
