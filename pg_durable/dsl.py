@@ -133,18 +133,32 @@ def sleep(seconds: int) -> Step:
     return _node("SLEEP", query=str(seconds))
 
 
-def wait_for_schedule(cron_expr: str) -> Step:
-    """Waits until the next time that a cron expression names; the worker complains of a wrong one."""
-    return _node("WAIT_SCHEDULE", query=_json({"cron_expr": cron_expr}))
+def wait_for_schedule(cron_expr: str, timezone: str | None = None) -> Step:
+    """Waits until the next time that a cron expression names; the worker complains of a wrong one.
+
+    Args:
+        timezone: an IANA name; None: the setting `workflow_timezone`.
+    """
+    config = {"cron_expr": cron_expr}
+    if timezone is not None:
+        config["timezone"] = timezone
+    return _node("WAIT_SCHEDULE", query=_json(config))
 
 
-def wait_for_signal(name: str, timeout_seconds: int | None = None) -> Step:
-    """Waits for `df.signal`; a time-out is a result, not a failure."""
+def wait_for_signal(name: str, timeout_seconds: int | None = None, mode: str = "next") -> Step:
+    """Waits for `df.signal`; a time-out is a result, not a failure.
+
+    Args:
+        mode: `latest` skips to the newest signal, `future` ignores those that are there already.
+    """
     if not name:
         raise ValueError("Signal name cannot be empty")
     if timeout_seconds is not None and timeout_seconds <= 0:
         raise ValueError("Timeout must be positive")
-    return _node("SIGNAL", query=_json({"signal_name": name, "timeout_seconds": timeout_seconds}))
+    if mode not in ("next", "latest", "future"):
+        raise ValueError(f'Signal mode must be next, latest or future, not "{mode}"')
+    config = {"signal_name": name, "timeout_seconds": timeout_seconds}
+    return _node("SIGNAL", query=_json(config if mode == "next" else {**config, "mode": mode}))
 
 
 def http(

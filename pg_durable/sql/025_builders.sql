@@ -244,3 +244,25 @@ end
 $$;
 
 comment on function df.wait_for_signal(text, integer) is 'Waits for df.signal; a time-out is a result, not a failure';
+
+create function df.wait_for_signal(name text, timeout_seconds integer, mode text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_node text := df.wait_for_signal(name, timeout_seconds);
+begin
+    if coalesce(mode, 'next') = 'next' then
+        return v_node;
+    end if;
+    if mode not in ('latest', 'future') then
+        raise exception 'Signal mode must be next, latest or future, not "%"', mode using errcode = 'XX000';
+    end if;
+    return '{"node_type":"SIGNAL","query":' || to_json(
+        rtrim(v_node::json ->> 'query', '}') || ',"mode":' || to_json(mode)::text || '}'
+    )::text || '}';
+end
+$$;
+
+comment on function df.wait_for_signal(text, integer, text) is
+    'As with two arguments; mode latest skips to the newest signal, future ignores those that are there already';

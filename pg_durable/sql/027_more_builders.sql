@@ -286,6 +286,24 @@ $$;
 
 comment on function df.wait_for_schedule(text) is 'Waits until the next time that a cron expression names';
 
+create function df.wait_for_schedule(cron_expr text, timezone text) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_node text := df.wait_for_schedule(cron_expr);
+begin
+    if not exists (select from pg_timezone_names as z where z.name = timezone) then
+        raise exception 'Unknown time zone ''%''; use an IANA name', timezone using errcode = 'XX000';
+    end if;
+    return '{"node_type":"WAIT_SCHEDULE","query":' || to_json(
+        rtrim(v_node::json ->> 'query', '}') || ',"timezone":' || to_json(timezone)::text || '}'
+    )::text || '}';
+end
+$$;
+
+comment on function df.wait_for_schedule(text, text) is 'As with one argument, in a time zone of its own: Europe/Berlin';
+
 create function df._schedule_node(p_cron_expr text) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp

@@ -25,7 +25,9 @@ begin
         when 'SQL' then 'SQL: ' || df._clip(p_query, 50)
         when 'SLEEP' then 'SLEEP ' || p_query || 's'
         when 'WAIT_SCHEDULE' then format('WAIT ''%s''', v_config ->> 'cron_expr')
+            || coalesce(' (' || (v_config ->> 'timezone') || ')', '')
         when 'SIGNAL' then format('SIGNAL ''%s''', v_config ->> 'signal_name')
+            || coalesce(' ' || (v_config ->> 'mode'), '')
             || coalesce(' (' || (v_config ->> 'timeout_seconds') || 's)', '')
         when 'LOOP' then case when v_config -> 'condition_node' is null then 'LOOP (infinite)' else 'LOOP (while)' end
         when 'BREAK' then 'BREAK' || coalesce(' ''' || df._clip(v_config ->> 'break_value', 20) || '''', '')

@@ -56,6 +56,17 @@ EXACT = {
     "df.wait_for_signal('go')": (
         '{"node_type":"SIGNAL","query":"{\\"signal_name\\":\\"go\\",\\"timeout_seconds\\":null}"}'
     ),
+    "df.wait_for_signal('}', timeout_seconds => 5, mode => 'latest')": (
+        '{"node_type":"SIGNAL","query":"{\\"signal_name\\":\\"}\\",\\"timeout_seconds\\":5,'
+        '\\"mode\\":\\"latest\\"}"}'
+    ),
+    "df.wait_for_signal('go', NULL, 'next')": (
+        '{"node_type":"SIGNAL","query":"{\\"signal_name\\":\\"go\\",\\"timeout_seconds\\":null}"}'
+    ),
+    "df.wait_for_schedule('0 9 * * *', 'Europe/Berlin')": (
+        '{"node_type":"WAIT_SCHEDULE","query":"{\\"cron_expr\\":\\"0 9 * * *\\",'
+        '\\"timezone\\":\\"Europe/Berlin\\"}"}'
+    ),
     "df.wait_for_signal('go', timeout_seconds => 5)": (
         '{"node_type":"SIGNAL","query":"{\\"signal_name\\":\\"go\\",\\"timeout_seconds\\":5}"}'
     ),
@@ -104,6 +115,10 @@ REFUSED = {
     "df.wait_for_signal('')": "Signal name cannot be empty",
     "df.wait_for_signal('x', 0)": "Timeout must be positive",
     "df.wait_for_signal(NULL)": "argument 0 must not be null",
+    "df.wait_for_signal('x', 0, 'latest')": "Timeout must be positive",
+    "df.wait_for_signal('x', NULL, 'last')": 'Signal mode must be next, latest or future, not "last"',
+    "df.wait_for_schedule('0 9 * * *', 'Europe/Bonn')": "Unknown time zone 'Europe/Bonn'; use an IANA name",
+    "df.wait_for_schedule('0 25 * * *', 'UTC')": "Invalid cron expression '0 25 * * *': hour: '25' is not between 0 and 23",
     "df.loop(NULL)": "argument 0 must not be null",
     """df.seq('{"node_type":"THEN","left_node":1}', 'B')""": (
         "Invalid Durofut JSON: failed to deserialize workflow step: Durofut children must be JSON objects"

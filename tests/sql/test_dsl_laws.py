@@ -97,6 +97,15 @@ LEAVES = st.one_of(
     st.builds(_break, st.none() | STEP),
     st.builds(_signal, STEP.filter(bool), st.none() | st.integers(1, 2**31 - 1)),
     st.just(Both("df.wait_for_schedule('@daily')", dsl.wait_for_schedule("@daily"))),
+    st.just(
+        Both(
+            "df.wait_for_schedule('@daily', 'Asia/Tokyo')",
+            dsl.wait_for_schedule("@daily", "Asia/Tokyo"),
+        )
+    ),
+    st.just(
+        Both("df.wait_for_signal('a', 5, 'future')", dsl.wait_for_signal("a", 5, mode="future"))
+    ),
     st.builds(_http, st.none() | STEP, st.none() | HEADERS, HTTP_OPTIONS),
     st.builds(_multipart, PARTS),
 )
@@ -188,6 +197,7 @@ def test_a_workflow_built_in_python_can_be_started(owner: Connection) -> None:
         (lambda: dsl.sleep(-1), "must be non-negative"),
         (lambda: dsl.wait_for_signal(""), "cannot be empty"),
         (lambda: dsl.wait_for_signal("x", 0), "must be positive"),
+        (lambda: dsl.wait_for_signal("x", mode="last"), "must be next, latest or future"),
         (lambda: dsl.join("x"), "join needs at least 2 branches, not 1"),
         (lambda: dsl.http("ftp://x"), "unsupported URL scheme 'ftp'"),
         (lambda: dsl.http("http://x", "BREW"), "Invalid HTTP method: BREW"),

@@ -33,7 +33,9 @@ BUILD = {
     "sql(text)": "df.sql('A')",
     "sql(text,jsonb)": """df.sql('A', '{"tx": "required"}')""",
     "wait_for_schedule(text)": "df.wait_for_schedule('0 9 * * *')",
+    "wait_for_schedule(text,text)": "df.wait_for_schedule('0 9 * * *', 'Europe/Berlin')",
     "wait_for_signal(text,integer)": "df.wait_for_signal('go')",
+    "wait_for_signal(text,integer,text)": "df.wait_for_signal('go', 5, 'latest')",
 }
 LOOK = {
     "duroxide_schema()": "df.duroxide_schema()",

@@ -872,6 +872,28 @@ $$;
 
 comment on function df.wait_for_signal(text, integer) is 'Waits for df.signal; a time-out is a result, not a failure';
 
+create function df.wait_for_signal(name text, timeout_seconds integer, mode text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_node text := df.wait_for_signal(name, timeout_seconds);
+begin
+    if coalesce(mode, 'next') = 'next' then
+        return v_node;
+    end if;
+    if mode not in ('latest', 'future') then
+        raise exception 'Signal mode must be next, latest or future, not "%"', mode using errcode = 'XX000';
+    end if;
+    return '{"node_type":"SIGNAL","query":' || to_json(
+        rtrim(v_node::json ->> 'query', '}') || ',"mode":' || to_json(mode)::text || '}'
+    )::text || '}';
+end
+$$;
+
+comment on function df.wait_for_signal(text, integer, text) is
+    'As with two arguments; mode latest skips to the newest signal, future ignores those that are there already';
+
 -- Builders for the world outside: HTTP requests and schedules.
 
 create function df._check_http(p_url text, p_method text, p_methods text[], p_refusal text, p_timeout integer)
@@ -1159,6 +1181,24 @@ end
 $$;
 
 comment on function df.wait_for_schedule(text) is 'Waits until the next time that a cron expression names';
+
+create function df.wait_for_schedule(cron_expr text, timezone text) returns text
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_node text := df.wait_for_schedule(cron_expr);
+begin
+    if not exists (select from pg_timezone_names as z where z.name = timezone) then
+        raise exception 'Unknown time zone ''%''; use an IANA name', timezone using errcode = 'XX000';
+    end if;
+    return '{"node_type":"WAIT_SCHEDULE","query":' || to_json(
+        rtrim(v_node::json ->> 'query', '}') || ',"timezone":' || to_json(timezone)::text || '}'
+    )::text || '}';
+end
+$$;
+
+comment on function df.wait_for_schedule(text, text) is 'As with one argument, in a time zone of its own: Europe/Berlin';
 
 create function df._schedule_node(p_cron_expr text) returns text
 language plpgsql immutable
@@ -3213,7 +3253,9 @@ begin
         when 'SQL' then 'SQL: ' || df._clip(p_query, 50)
         when 'SLEEP' then 'SLEEP ' || p_query || 's'
         when 'WAIT_SCHEDULE' then format('WAIT ''%s''', v_config ->> 'cron_expr')
+            || coalesce(' (' || (v_config ->> 'timezone') || ')', '')
         when 'SIGNAL' then format('SIGNAL ''%s''', v_config ->> 'signal_name')
+            || coalesce(' ' || (v_config ->> 'mode'), '')
             || coalesce(' (' || (v_config ->> 'timeout_seconds') || 's)', '')
         when 'LOOP' then case when v_config -> 'condition_node' is null then 'LOOP (infinite)' else 'LOOP (while)' end
         when 'BREAK' then 'BREAK' || coalesce(' ''' || df._clip(v_config ->> 'break_value', 20) || '''', '')
