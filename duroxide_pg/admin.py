@@ -25,7 +25,7 @@ from duroxide.providers.base import (
     Suspension,
     SystemMetrics,
 )
-from duroxide.providers.memory_admin import cannot_reopen
+from duroxide.providers.refusals import cannot_reopen
 from duroxide.providers.paging import decode_cursor, encode_cursor
 from duroxide.state import ExecutionStatus
 from duroxide_pg import transactions

@@ -68,11 +68,14 @@ class Suspension(Enum):
     UNKNOWN = "unknown"  # the store does not have it, or not yet
 
 
+DEFAULT_BULK_LIMIT = 1_000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceFilter:
     instance_ids: tuple[InstanceId, ...] | None = None
     completed_before_ms: int | None = None
-    limit: int | None = None
+    limit: int | None = None  # instances that one bulk call touches; None: DEFAULT_BULK_LIMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

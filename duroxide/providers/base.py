@@ -17,6 +17,7 @@ from typing import Protocol
 
 from duroxide.ids import ActivityToken, ExecutionId, InstanceId, TurnToken
 from duroxide.providers.administration import (
+    DEFAULT_BULK_LIMIT,
     DeleteResult,
     ExecutionInfo,
     InstanceFilter,
@@ -71,6 +72,7 @@ from duroxide.version import VersionRange
 
 __all__ = [
     "CONTRACT_VERSION",
+    "DEFAULT_BULK_LIMIT",
     "UNTAGGED",
     "AbandonActivity",
     "AbandonTurn",

@@ -29,8 +29,9 @@ from duroxide.providers.base import (
 from duroxide.providers.eager import EagerChoice
 from duroxide.providers.memory_admin import MemoryAdmin
 from duroxide.providers.memory_store import MemoryStore
+from duroxide.providers.rules import changes_what_clients_see
 from duroxide.providers.wakeup import ChangeFeed, Wakeup
-from duroxide.state import ExecutionStatus, KeyValue
+from duroxide.state import KeyValue
 from duroxide.version import VersionRange
 
 
@@ -219,16 +220,6 @@ class MemoryProvider(MemoryAdmin):
         if activities:
             self._activity_wakes += 1
             self._activities.notify()
-
-
-def changes_what_clients_see(turn: CommitTurn) -> bool:
-    """The instance began, ended, or told something about itself."""
-    return bool(
-        turn.new_execution is not None
-        or turn.status is not ExecutionStatus.RUNNING
-        or turn.custom_status is not None
-        or turn.key_values
-    )
 
 
 def _counted_tokens() -> Callable[[], str]:

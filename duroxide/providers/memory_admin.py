@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from duroxide.clock import Clock
-from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide.providers.base import (
+    DEFAULT_BULK_LIMIT,
     DeadLetter,
     DeleteResult,
     ExecutionInfo,
@@ -26,10 +26,9 @@ from duroxide.providers.base import (
 )
 from duroxide.providers.memory_store import Execution, Instance, MemoryStore
 from duroxide.providers.paging import decode_cursor, encode_cursor
+from duroxide.providers.refusals import cannot_reopen, not_found, still_running, would_orphan
 from duroxide.providers.wakeup import ChangeFeed, Wakeup
 from duroxide.state import ExecutionStatus
-
-DEFAULT_LIMIT = 1000  # of instances that one bulk call touches
 
 
 class MemoryAdmin:
@@ -99,19 +98,12 @@ class MemoryAdmin:
     ) -> None:
         instance = self._store.instances.get(instance_id)
         if instance is None:
-            raise _refusal("delete_instances", f"instance {instance_id!r} not found")
+            raise not_found("delete_instances", instance_id)
         if not instance.current.status.is_terminal and not force:
-            raise _refusal(
-                "delete_instances",
-                f"instance {instance_id!r} is still running; cancel it first or use force",
-            )
+            raise still_running(instance_id)
         for child in self._store.instances.values():
             if child.parent_instance_id == instance_id and child.instance_id not in doomed:
-                raise _refusal(
-                    "delete_instances",
-                    f"instance {instance_id!r} has the child {child.instance_id!r}, which would "
-                    "become an orphan; delete the whole tree",
-                )
+                raise would_orphan(instance_id, child.instance_id)
 
     def _delete(self, instance_id: InstanceId) -> DeleteResult:
         store = self._store
@@ -153,7 +145,7 @@ class MemoryAdmin:
         )
 
     def _selected(self, which: InstanceFilter, among: Iterator[Instance]) -> list[Instance]:
-        limit = DEFAULT_LIMIT if which.limit is None else which.limit
+        limit = DEFAULT_BULK_LIMIT if which.limit is None else which.limit
         return [
             instance
             for instance in among
@@ -164,7 +156,7 @@ class MemoryAdmin:
     async def prune_executions(self, instance_id: InstanceId, options: PruneOptions) -> PruneResult:
         instance = self._store.instances.get(instance_id)
         if instance is None:
-            raise _refusal("prune_executions", f"instance {instance_id!r} not found")
+            raise not_found("prune_executions", instance_id)
         return _prune(instance, options)
 
     async def prune_executions_by_filter(
@@ -275,17 +267,6 @@ class MemoryAdmin:
         for session_id in orphans:
             del store.sessions[session_id]
         return len(orphans)
-
-
-def cannot_reopen(instance_id: InstanceId) -> ProviderError:
-    return _refusal(
-        "requeue",
-        f"instance {instance_id!r} can't be reopened: it has changed meanwhile; ask again",
-    )
-
-
-def _refusal(operation: str, message: str) -> ProviderError:
-    return ProviderError(operation, message, retryable=False)
 
 
 def _place(state: InstanceStatus) -> tuple[int, InstanceId]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from duroxide.ids import ActivityToken, EventId, ExecutionId, InstanceId, MessageId, TurnToken
+from duroxide.ids import ActivityToken, ExecutionId, InstanceId, MessageId, TurnToken
 from duroxide.providers.base import (
     AbandonActivity,
     AbandonTurn,
@@ -34,6 +34,20 @@ from duroxide.providers.base import (
     TagSelection,
 )
 from duroxide.providers.eager import EagerChoice
+from duroxide.providers.rules import (
+    APPLIED,
+    HISTORY_CONFLICT,
+    LEASE_LOST,
+    REPEATED,
+    UNDESCRIBED,
+    Position,
+    SessionClaims,
+    fingerprint,
+    history_fits,
+    is_run_by,
+    is_undescribed,
+    known_events,
+)
 from duroxide.providers.text import unstorable
 from duroxide.state import (
     ClearKeyValue,
@@ -44,11 +58,6 @@ from duroxide.state import (
     SetKeyValue,
 )
 from duroxide.version import SemVer, VersionRange
-
-_APPLIED = CommitResult(code=CommitCode.APPLIED)
-_LEASE_LOST = CommitResult(code=CommitCode.LEASE_LOST)
-_HISTORY_CONFLICT = CommitResult(code=CommitCode.HISTORY_CONFLICT)
-_REPEATED = CommitResult(code=CommitCode.REPEATED)
 
 
 @dataclass(slots=True)
@@ -111,13 +120,18 @@ class Instance:
     custom_status_version: int = 0
     key_values: dict[str, KeyValue] = field(default_factory=dict)  # as the execution began
     changed_key_values: dict[str, KeyValue | None] = field(default_factory=dict)  # None: cleared
-    last_turn: object = None  # what makes a repeated commit recognisable
+    last_turn: str | None = None  # what makes a repeated commit recognisable
     suspended_at_ms: int | None = None
     incarnation: str = ""  # the lease of its first turn
 
     @property
     def current(self) -> Execution:
         return self.executions[max(self.executions)]
+
+    @property
+    def position(self) -> Position:
+        current = self.current
+        return Position(current.execution_id, len(current.events), current.status)
 
     def live_key_values(self) -> dict[str, KeyValue]:
         merged: dict[str, KeyValue | None] = {**self.key_values, **self.changed_key_values}
@@ -227,7 +241,8 @@ class MemoryStore:
             if self.is_suspended(instance_id):
                 continue
             instance = self.instances.get(instance_id)
-            if versions is not None and not _runs(instance, versions):
+            engine_version = instance.current.engine_version if instance is not None else None
+            if versions is not None and not is_run_by(engine_version, versions):
                 continue
             visible_at_ms, message_id = min((q.visible_at_ms, q.message_id) for q in visible)
             since.append((visible_at_ms, message_id, instance_id))
@@ -265,7 +280,9 @@ class MemoryStore:
                 waited_ms=waited_ms,
             )
         current = instance.current
-        history_after = _known_events(instance, known.get(instance_id))
+        history_after = known_events(
+            instance.position, instance.incarnation, known.get(instance_id)
+        )
         return LeasedTurn(
             instance_id=instance_id,
             token=lease.token,
@@ -295,7 +312,7 @@ class MemoryStore:
         sessions: SessionOwner | None,
     ) -> list[LeasedActivity]:
         leased: list[LeasedActivity] = []
-        new_sessions = sessions.max_new if sessions is not None else 0
+        claims = SessionClaims(sessions, now_ms)
         for queued in self.activities.values():
             if len(leased) == want:
                 break
@@ -305,20 +322,16 @@ class MemoryStore:
                 continue
             session_id = queued.activity.session_id
             if session_id is not None:
-                if sessions is None:
-                    continue
                 session = self.sessions.get(session_id)
-                free = session is None or session.expires_at_ms <= now_ms
-                if not free and session is not None and session.owner != sessions.owner:
+                holder = (session.owner, session.expires_at_ms) if session else (None, None)
+                if not claims.may_take(session_id, *holder):
                     continue
-                if free:
-                    if new_sessions == 0:
-                        continue
-                    new_sessions -= 1
+            leased.append(self._lease_activity(queued, now_ms, lease_ms))
+        if sessions is not None:
+            for session_id in claims.taken:
                 self.sessions[session_id] = Session(
                     sessions.owner, now_ms + sessions.lease_ms, now_ms
                 )
-            leased.append(self._lease_activity(queued, now_ms, lease_ms))
         return leased
 
     def _lease_activity(self, queued: QueuedActivity, now_ms: int, lease_ms: int) -> LeasedActivity:
@@ -444,26 +457,24 @@ class MemoryStore:
                 return self._abandon_activity(item, now_ms)
             case Enqueue():
                 self._enqueue(item.message, now_ms)
-                return _APPLIED
+                return APPLIED
 
     def _commit_turn(
         self, turn: CommitTurn, now_ms: int, eager: EagerChoice | None
     ) -> CommitResult:
         instance = self.instances.get(turn.instance_id)
-        if instance is not None and instance.last_turn == _fingerprint(turn):
-            return _REPEATED
+        if instance is not None and instance.last_turn == fingerprint(turn):
+            return REPEATED
         lease = self.leases.get(turn.instance_id)
         if lease is None or lease.token != turn.token or lease.expires_at_ms <= now_ms:
-            return _LEASE_LOST
+            return LEASE_LOST
         finished = [self._leased_activity(token, now_ms) for token in turn.finished]
         if any(f is None or f.activity.instance_id != turn.instance_id for f in finished):
-            return _LEASE_LOST
-        if not _history_fits(instance, turn):
-            return _HISTORY_CONFLICT
-        if turn.first_event_id == 1 and turn.events and turn.new_execution is None:
-            return CommitResult(
-                code=CommitCode.REFUSED, error="the first turn of an execution must describe it"
-            )
+            return LEASE_LOST
+        if not history_fits(instance.position if instance is not None else None, turn):
+            return HISTORY_CONFLICT
+        if is_undescribed(turn):
+            return UNDESCRIBED
         if turn.new_execution is not None:
             instance = self._begin(turn, now_ms)
         if instance is not None:
@@ -506,7 +517,7 @@ class MemoryStore:
         return instance
 
     def _write_state(self, instance: Instance, turn: CommitTurn, now_ms: int) -> None:
-        instance.last_turn = _fingerprint(turn)
+        instance.last_turn = fingerprint(turn)
         instance.updated_at_ms = now_ms
         execution = instance.current
         execution.events.extend(turn.events)
@@ -563,17 +574,17 @@ class MemoryStore:
     def _finish_activity(self, item: FinishActivity, now_ms: int) -> CommitResult:
         queued = self._leased_activity(item.token, now_ms)
         if queued is None:
-            return _LEASE_LOST
+            return LEASE_LOST
         self._drop_activity(queued)
         self._touch_session(queued.activity.session_id, now_ms)
         if item.completion is not None:
             self._enqueue(item.completion, now_ms)
-        return _APPLIED
+        return APPLIED
 
     def _abandon_turn(self, item: AbandonTurn, now_ms: int) -> CommitResult:
         lease = self.leases.get(item.instance_id)
         if lease is None or lease.token != item.token or lease.expires_at_ms <= now_ms:
-            return _LEASE_LOST
+            return LEASE_LOST
         queue = self.messages.get(item.instance_id, {})
         for message_id in lease.message_ids & queue.keys():
             queued = queue[message_id]
@@ -582,19 +593,19 @@ class MemoryStore:
             if not item.count_attempt:
                 queued.attempt_count = max(0, queued.attempt_count - 1)
         self.release(item.instance_id)
-        return _APPLIED
+        return APPLIED
 
     def _abandon_activity(self, item: AbandonActivity, now_ms: int) -> CommitResult:
         queued = self._leased_activity(item.token, now_ms)
         if queued is None:
-            return _LEASE_LOST
+            return LEASE_LOST
         self._leased.pop(item.token, None)
         queued.token = None
         queued.expires_at_ms = 0
         queued.visible_at_ms = now_ms + max(item.delay_ms, 0)
         if not item.count_attempt:
             queued.attempt_count = max(0, queued.attempt_count - 1)
-        return _APPLIED
+        return APPLIED
 
     def _enqueue(self, message: Message, now_ms: int) -> None:
         visible_at_ms = now_ms if message.visible_at_ms is None else message.visible_at_ms
@@ -653,13 +664,10 @@ class MemoryStore:
         instance = self.instances.get(instance_id)
         if instance is None:
             return False
-        current = instance.current
-        if (current.execution_id, len(current.events), current.status) != (
-            reopening.execution_id,
-            reopening.event_count,
-            ExecutionStatus.FAILED,
-        ):
+        expected = Position(reopening.execution_id, reopening.event_count, ExecutionStatus.FAILED)
+        if instance.position != expected:
             return False
+        current = instance.current
         self.release(instance_id)
         instance.updated_at_ms, instance.last_turn = now_ms, None
         if reopening.keep_events:
@@ -697,43 +705,3 @@ class MemoryStore:
         for queued in self.activities.values():
             times += [queued.visible_at_ms, queued.expires_at_ms]
         return min((t for t in times if t > now_ms), default=None)
-
-
-def _runs(instance: Instance | None, versions: Sequence[VersionRange]) -> bool:
-    if instance is None:
-        return bool(versions)
-    return any(instance.current.engine_version in version_range for version_range in versions)
-
-
-def _known_events(instance: Instance, cursor: Cursor | None) -> EventId:
-    """How many events the caller has for sure: all or nothing, because a cursor may be stale."""
-    current = instance.current
-    if cursor is None or cursor.execution_id != current.execution_id:
-        return 0
-    if cursor.incarnation not in ("", instance.incarnation):
-        return 0
-    return cursor.last_event_id if cursor.last_event_id <= len(current.events) else 0
-
-
-def _history_fits(instance: Instance | None, turn: CommitTurn) -> bool:
-    if instance is None:
-        return turn.execution_id == 1 and turn.first_event_id == 1
-    current = instance.current
-    if turn.execution_id == current.execution_id + 1:
-        return turn.first_event_id == 1 and turn.new_execution is not None
-    if turn.execution_id != current.execution_id:
-        return False
-    if turn.events and current.status is not ExecutionStatus.RUNNING:
-        return False  # nothing follows the terminal event
-    return turn.first_event_id == len(current.events) + 1
-
-
-def _fingerprint(turn: CommitTurn) -> object:
-    return (
-        turn.token,
-        turn.execution_id,
-        turn.first_event_id,
-        len(turn.events),
-        turn.consumed,
-        turn.finished,
-    )

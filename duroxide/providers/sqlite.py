@@ -36,7 +36,7 @@ from duroxide.providers.base import (
     TurnPoll,
 )
 from duroxide.providers.eager import EagerChoice
-from duroxide.providers.memory import changes_what_clients_see
+from duroxide.providers.rules import changes_what_clients_see
 from duroxide.providers.sqlite_admin import SqliteAdmin
 from duroxide.providers.sqlite_store import SQL, SqliteStore, key_values_of, status_of
 from duroxide.providers.wakeup import ChangeFeed, Wakeup

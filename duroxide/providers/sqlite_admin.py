@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from duroxide.clock import Clock
-from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide.providers.base import (
+    DEFAULT_BULK_LIMIT,
     DeadLetter,
     DeleteResult,
     ExecutionInfo,
@@ -28,8 +28,8 @@ from duroxide.providers.base import (
     Suspension,
     SystemMetrics,
 )
-from duroxide.providers.memory_admin import DEFAULT_LIMIT, cannot_reopen
 from duroxide.providers.paging import decode_cursor, encode_cursor
+from duroxide.providers.refusals import cannot_reopen, not_found, still_running, would_orphan
 from duroxide.providers.sqlite_store import SQL, SqliteStore, key_values_of, status_of
 from duroxide.providers.wakeup import ChangeFeed, Wakeup
 from duroxide.state import ExecutionStatus
@@ -152,19 +152,12 @@ class SqliteAdmin:
     ) -> None:
         state = self._status(instance_id)
         if state is None:
-            raise _refusal("delete_instances", f"instance {instance_id!r} not found")
+            raise not_found("delete_instances", instance_id)
         if not state.status.is_terminal and not force:
-            raise _refusal(
-                "delete_instances",
-                f"instance {instance_id!r} is still running; cancel it first or use force",
-            )
+            raise still_running(instance_id)
         for child in self._children(instance_id):
             if child not in doomed:
-                raise _refusal(
-                    "delete_instances",
-                    f"instance {instance_id!r} has the child {child!r}, which would become an "
-                    "orphan; delete the whole tree",
-                )
+                raise would_orphan(instance_id, child)
 
     def _delete(self, instance_ids: Sequence[InstanceId]) -> DeleteResult:
         counts = _Counts()
@@ -201,7 +194,7 @@ class SqliteAdmin:
 
     async def delete_instances_by_filter(self, which: InstanceFilter) -> DeleteResult:
         def write() -> DeleteResult:
-            limit = DEFAULT_LIMIT if which.limit is None else which.limit
+            limit = DEFAULT_BULK_LIMIT if which.limit is None else which.limit
             doomed: list[InstanceId] = []
             roots = 0
             for (root,) in self._execute(*_query("roots", which)).fetchall():
@@ -222,7 +215,7 @@ class SqliteAdmin:
     async def prune_executions(self, instance_id: InstanceId, options: PruneOptions) -> PruneResult:
         def write() -> PruneResult:
             if self._status(instance_id) is None:
-                raise _refusal("prune_executions", f"instance {instance_id!r} not found")
+                raise not_found("prune_executions", instance_id)
             return self._prune([instance_id], options)
 
         return await self._run("prune_executions", write)
@@ -232,7 +225,7 @@ class SqliteAdmin:
     ) -> PruneResult:
         def write() -> PruneResult:
             sql, parameters = _query("selected", which)
-            parameters["limit"] = DEFAULT_LIMIT if which.limit is None else which.limit
+            parameters["limit"] = DEFAULT_BULK_LIMIT if which.limit is None else which.limit
             ids = [row[0] for row in self._execute(sql, parameters)]
             return self._prune(ids, options)
 
@@ -375,7 +368,3 @@ def _query(name: str, which: InstanceFilter) -> tuple[str, dict[str, Any]]:
         parameters |= names
         condition = f"i.instance_id in ({', '.join(':' + name for name in names)})"
     return SQL[name].replace("{ids}", condition), parameters
-
-
-def _refusal(operation: str, message: str) -> ProviderError:
-    return ProviderError(operation, message, retryable=False)

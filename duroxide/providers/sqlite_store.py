@@ -38,6 +38,20 @@ from duroxide.providers.base import (
     TagSelection,
 )
 from duroxide.providers.eager import EagerChoice
+from duroxide.providers.rules import (
+    APPLIED,
+    HISTORY_CONFLICT,
+    LEASE_LOST,
+    REPEATED,
+    UNDESCRIBED,
+    Position,
+    SessionClaims,
+    fingerprint,
+    history_fits,
+    is_run_by,
+    is_undescribed,
+    known_events,
+)
 from duroxide.providers.text import unstorable
 from duroxide.state import (
     ClearKeyValue,
@@ -50,14 +64,6 @@ from duroxide.state import (
 from duroxide.version import SemVer, VersionRange
 
 SEPARATOR = "\x1e"  # between the events of a turn; no JSON text contains it
-
-_APPLIED = CommitResult(code=CommitCode.APPLIED)
-_LEASE_LOST = CommitResult(code=CommitCode.LEASE_LOST)
-_HISTORY_CONFLICT = CommitResult(code=CommitCode.HISTORY_CONFLICT)
-_REPEATED = CommitResult(code=CommitCode.REPEATED)
-_UNDESCRIBED = CommitResult(
-    code=CommitCode.REFUSED, error="the first turn of an execution must describe it"
-)
 
 
 def load_queries() -> Mapping[str, str]:
@@ -130,7 +136,7 @@ class SqliteStore:
         for instance_id, *engine in self._run("due_instances", {"now": now_ms}):
             if instance_id in found or instance_id in refused:
                 continue
-            if versions is not None and not _runs(engine, versions):
+            if versions is not None and not is_run_by(_engine_version(engine), versions):
                 refused.add(instance_id)
                 continue
             found[instance_id] = None
@@ -175,7 +181,8 @@ class SqliteStore:
                 )
             ]
         name, version, execution_id, parent, _, status, event_count, incarnation = current
-        after = _known_events(execution_id, event_count, incarnation, known.get(instance_id))
+        position = Position(execution_id, event_count, ExecutionStatus(status))
+        after = known_events(position, incarnation, known.get(instance_id))
         return [
             LeasedTurn(
                 instance_id=instance_id,
@@ -187,7 +194,7 @@ class SqliteStore:
                 messages=messages,
                 history=self.history(instance_id, execution_id, after),
                 history_after=after,
-                status=ExecutionStatus(status),
+                status=position.status,
                 name=name,
                 version=version,
                 parent_instance_id=parent,
@@ -225,8 +232,14 @@ class SqliteStore:
                 chosen.append(row)
                 if len(chosen) == want:
                     break
-        for session_id in claims.taken:
-            self._run("claim_session", claims.row(session_id))
+        if sessions is not None:
+            claim = {
+                "owner": sessions.owner,
+                "expires": now_ms + sessions.lease_ms,
+                "now": now_ms,
+            }
+            for session_id in claims.taken:
+                self._run("claim_session", {**claim, "session_id": session_id})
         return [self._lease_activity(row, now_ms, lease_ms, worker) for row in chosen]
 
     def _lease_activity(
@@ -320,28 +333,28 @@ class SqliteStore:
                 return self._abandon_activity(item, now_ms)
             case Enqueue():
                 self._enqueue((item.message,), now_ms)
-                return _APPLIED
+                return APPLIED
 
     def _commit_turn(
         self, turn: CommitTurn, now_ms: int, eager: EagerChoice | None
     ) -> CommitResult:
         current = self._run("current", (turn.instance_id,)).fetchone()
-        fingerprint = _fingerprint(turn)
-        if current is not None and current[4] == fingerprint:
-            return _REPEATED
+        last_turn = fingerprint(turn)
+        if current is not None and current[4] == last_turn:
+            return REPEATED
         if not self._holds(turn.instance_id, turn.token, now_ms):
-            return _LEASE_LOST
+            return LEASE_LOST
         finished = [self._leased_activity(token, now_ms) for token in turn.finished]
         if any(row is None or row[1] != turn.instance_id for row in finished):
-            return _LEASE_LOST
-        if not _history_fits(current, turn):
-            return _HISTORY_CONFLICT
-        if turn.first_event_id == 1 and turn.events and turn.new_execution is None:
-            return _UNDESCRIBED
+            return LEASE_LOST
+        if not history_fits(_position(current), turn):
+            return HISTORY_CONFLICT
+        if is_undescribed(turn):
+            return UNDESCRIBED
         if turn.new_execution is not None:
             self._begin(turn, now_ms)
         if current is not None or turn.new_execution is not None:
-            self._write_state(turn, fingerprint, now_ms)
+            self._write_state(turn, last_turn, now_ms)
         if turn.bury is not None:
             self._bury(turn, turn.bury, now_ms)
         self.connection.executemany(
@@ -358,7 +371,7 @@ class SqliteStore:
             self._run("end_lease", (turn.instance_id,))
         else:
             self._run("extend_lease", (now_ms + turn.keep_lease_ms, turn.instance_id))
-        return CommitResult(code=CommitCode.APPLIED, activities=given) if given else _APPLIED
+        return CommitResult(code=CommitCode.APPLIED, activities=given) if given else APPLIED
 
     def _holds(self, instance_id: InstanceId, token: TurnToken, now_ms: int) -> bool:
         lease = self._run("lease_of", (instance_id,)).fetchone()
@@ -389,7 +402,7 @@ class SqliteStore:
         self._run("begin_instance", parameters)
         self._run("begin_execution", parameters)
 
-    def _write_state(self, turn: CommitTurn, fingerprint: str, now_ms: int) -> None:
+    def _write_state(self, turn: CommitTurn, last_turn: str, now_ms: int) -> None:
         key = {"instance_id": turn.instance_id, "execution_id": turn.execution_id}
         if turn.events:
             text = SEPARATOR.join(turn.events)
@@ -404,7 +417,7 @@ class SqliteStore:
             {
                 "instance_id": turn.instance_id,
                 "now": now_ms,
-                "last_turn": fingerprint,
+                "last_turn": last_turn,
                 "has_status": int(custom is not None),
                 "custom_status": None if custom is None else custom.status,
             },
@@ -460,16 +473,16 @@ class SqliteStore:
     def _finish_activity(self, item: FinishActivity, now_ms: int) -> CommitResult:
         row = self._leased_activity(item.token, now_ms)
         if row is None:
-            return _LEASE_LOST
+            return LEASE_LOST
         self._run("drop_activity", (row[0],))
         self._touch_session(row[2], now_ms)
         if item.completion is not None:
             self._enqueue((item.completion,), now_ms)
-        return _APPLIED
+        return APPLIED
 
     def _abandon_turn(self, item: AbandonTurn, now_ms: int) -> CommitResult:
         if not self._holds(item.instance_id, item.token, now_ms):
-            return _LEASE_LOST
+            return LEASE_LOST
         self._run(
             "abandon_messages",
             {
@@ -481,12 +494,12 @@ class SqliteStore:
             },
         )
         self._run("end_lease", (item.instance_id,))
-        return _APPLIED
+        return APPLIED
 
     def _abandon_activity(self, item: AbandonActivity, now_ms: int) -> CommitResult:
         row = self._leased_activity(item.token, now_ms)
         if row is None:
-            return _LEASE_LOST
+            return LEASE_LOST
         self._run(
             "abandon_activity",
             {
@@ -495,7 +508,7 @@ class SqliteStore:
                 "forgiven": int(not item.count_attempt),
             },
         )
-        return _APPLIED
+        return APPLIED
 
     def _enqueue(self, messages: Iterable[Message], now_ms: int) -> None:
         rows = [
@@ -558,8 +571,8 @@ class SqliteStore:
     def _reopen(self, instance_id: InstanceId, reopening: Reopening, now_ms: int) -> bool:
         execution_id, keep = reopening.execution_id, reopening.keep_events
         current = self._run("current", (instance_id,)).fetchone()
-        expected = (execution_id, ExecutionStatus.FAILED.value, reopening.event_count)
-        if current is None or (current[2], *current[5:7]) != expected:
+        expected = Position(execution_id, reopening.event_count, ExecutionStatus.FAILED)
+        if _position(current) != expected:
             return False
         self._run("cut_history", (instance_id, execution_id, keep))
         kept, size = self._run("kept_history", (instance_id, execution_id)).fetchone()
@@ -599,81 +612,18 @@ class SqliteStore:
         return time_ms
 
 
-class SessionClaims:
-    """Which sessions one poll may take activities of."""
-
-    def __init__(self, sessions: SessionOwner | None, now_ms: int) -> None:
-        self._sessions = sessions
-        self._now_ms = now_ms
-        self._left = sessions.max_new if sessions is not None else 0
-        self.taken: set[str] = set()
-
-    def may_take(self, session_id: str, owner: str | None, expires_at_ms: int | None) -> bool:
-        if self._sessions is None:
-            return False
-        if session_id in self.taken:
-            return True
-        is_live = expires_at_ms is not None and self._now_ms < expires_at_ms
-        if is_live and owner != self._sessions.owner:
-            return False
-        if not is_live:
-            if self._left == 0:
-                return False
-            self._left -= 1
-        self.taken.add(session_id)
-        return True
-
-    def row(self, session_id: str) -> dict[str, Any]:
-        assert self._sessions is not None
-        return {
-            "session_id": session_id,
-            "owner": self._sessions.owner,
-            "expires": self._now_ms + self._sessions.lease_ms,
-            "now": self._now_ms,
-        }
-
-
-def _runs(engine: Sequence[int | None], versions: Sequence[VersionRange]) -> bool:
-    major, minor, patch = engine
+def _engine_version(row: Sequence[int | None]) -> SemVer | None:
+    major, minor, patch = row
     if major is None or minor is None or patch is None:
-        return bool(versions)
-    version = SemVer(major, minor, patch)
-    return any(version in version_range for version_range in versions)
+        return None
+    return SemVer(major, minor, patch)
 
 
-def _known_events(
-    execution_id: int, event_count: int, incarnation: str, cursor: Cursor | None
-) -> int:
-    if cursor is None or cursor.execution_id != execution_id:
-        return 0
-    if cursor.incarnation not in ("", incarnation):
-        return 0
-    return cursor.last_event_id if cursor.last_event_id <= event_count else 0
-
-
-def _history_fits(current: Any, turn: CommitTurn) -> bool:
+def _position(current: Sequence[Any] | None) -> Position | None:
+    """Of a row of the statement `current`."""
     if current is None:
-        return turn.execution_id == 1 and turn.first_event_id == 1
-    execution_id, status, event_count = current[2], current[5], current[6]
-    if turn.execution_id == execution_id + 1:
-        return turn.first_event_id == 1 and turn.new_execution is not None
-    if turn.execution_id != execution_id:
-        return False
-    if turn.events and status != ExecutionStatus.RUNNING.value:
-        return False  # nothing follows the terminal event
-    return bool(turn.first_event_id == event_count + 1)
-
-
-def _fingerprint(turn: CommitTurn) -> str:
-    parts = (
-        turn.token,
-        turn.execution_id,
-        turn.first_event_id,
-        len(turn.events),
-        turn.consumed[-1:],
-        turn.finished[-1:],
-    )
-    return "|".join(map(str, parts))
+        return None
+    return Position(current[2], current[6], ExecutionStatus(current[5]))
 
 
 def _given(activity: Activity, token: ActivityToken, expires_at_ms: int) -> LeasedActivity:
