@@ -25,8 +25,8 @@ from duroxide.providers.base import (
     Suspension,
     SystemMetrics,
 )
-from duroxide.providers.refusals import cannot_reopen
 from duroxide.providers.paging import decode_cursor, encode_cursor
+from duroxide.providers.refusals import cannot_reopen
 from duroxide.state import ExecutionStatus
 from duroxide_pg import transactions
 from duroxide_pg.arrays import Numbers, Texts
@@ -38,6 +38,9 @@ from duroxide_pg.wakeups import Wakeups
 
 SLICE = 500
 """Instances, without those below them, per transaction of deleting and pruning by filter."""
+SLICE_EVENTS = 50_000
+"""Events, about, that a transaction of deleting and pruning removes: well within the time that it has. More only
+if that many are of a single execution, or of the current executions of one tree or of one list to delete."""
 PAGE = 5_000
 """Instances that a transaction looks at to find that many."""
 METRICS_PAGES = 10_000
@@ -124,12 +127,24 @@ class PostgresAdmin:
     async def delete_instances(
         self, instance_ids: Sequence[InstanceId], *, force: bool = False
     ) -> DeleteResult:
-        ((problem, *counts),) = await self._ask(
-            "delete_instances", instance_ids=Texts(dict.fromkeys(instance_ids)), force=force
-        )
-        if problem is not None:
-            raise ProviderError("delete_instances", problem, False)
-        return _deleted(counts)
+        """Delete these instances, all or none.
+
+        What has been superseded by continue-as-new goes first, in transactions of its own: of instances with a
+        long past, one that fails or is stopped may leave a shorter one.
+        """
+        total = [0, 0, 0, 0]
+        more = True
+        while more:
+            ((problem, *counts, more),) = await self._ask(
+                "delete_instances",
+                instance_ids=Texts(dict.fromkeys(instance_ids)),
+                force=force,
+                slice_events=SLICE_EVENTS,
+            )
+            if problem is not None:
+                raise ProviderError("delete_instances", problem, False)
+            total = [a + b for a, b in zip(total, counts, strict=True)]
+        return _deleted(total)
 
     async def delete_instances_by_filter(self, which: InstanceFilter) -> DeleteResult:
         left = which.limit if which.limit is not None else DEFAULT_LIMIT
@@ -140,15 +155,16 @@ class PostgresAdmin:
                 "delete_ended_trees",
                 limit=min(left, SLICE),
                 page=PAGE,
+                slice_events=SLICE_EVENTS,
                 after_us=after[0],
                 after_id=after[1],
                 **_filter(which),
             )
-            *counts, last_us, last_id = found
+            *counts, more, last_us, last_id = found
             total = [a + b for a, b in zip(total, counts, strict=True)]
             left -= roots
             after = last_us, last_id
-            if last_us is None:
+            if last_us is None and not more:
                 break
         return _deleted(total)
 
@@ -166,8 +182,9 @@ class PostgresAdmin:
         total = [0, 0, 0]
         after: Place = (None, None)
         while left > 0:
-            ((*counts, last_us, last_id),) = await self._ask(
+            ((*counts, more, last_us, last_id),) = await self._ask(
                 "prune_executions",
+                slice_events=SLICE_EVENTS,
                 limit=min(left, SLICE),
                 after_us=after[0],
                 after_id=after[1],
@@ -178,7 +195,7 @@ class PostgresAdmin:
             total = [a + b for a, b in zip(total, counts, strict=True)]
             left -= counts[0]
             after = last_us, last_id
-            if last_us is None:
+            if last_us is None and not more:
                 break
         instances, executions, events = total
         return PruneResult(

@@ -72,16 +72,17 @@ with recursive tree as (
 select t.instance_id from tree as t order by t.depth, t.instance_id;
 
 -- name: delete_instances
-select * from {schema}.delete_instances_v1(%(instance_ids)s, %(force)s);
+select * from {schema}.delete_instances_v1(%(instance_ids)s, %(force)s, %(slice_events)s);
 
 -- name: delete_ended_trees
 select * from {schema}.delete_ended_trees_v1(
-    %(instance_ids)s, %(completed_before_ms)s, %(after_us)s, %(after_id)s, %(limit)s, %(page)s);
+    %(instance_ids)s, %(completed_before_ms)s, %(after_us)s, %(after_id)s, %(limit)s, %(page)s,
+    %(slice_events)s);
 
 -- name: prune_executions
 select * from {schema}.prune_executions_v1(
     %(instance_ids)s, %(completed_before_ms)s, %(after_us)s, %(after_id)s, %(limit)s, %(keep_last)s,
-    %(ended_before_ms)s);
+    %(ended_before_ms)s, %(slice_events)s);
 
 -- name: system_metrics
 select * from {schema}.system_metrics_v1(%(pages)s);

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
 
-from duroxide.providers.base import InstanceFilter, InstanceQuery, PruneOptions
+from duroxide.providers.base import DeleteResult, InstanceFilter, InstanceQuery, PruneOptions
 from duroxide_pg import admin, migrate
 from duroxide_pg.provider import PostgresProvider
 from tests.fixtures.postgres import Database
@@ -73,7 +75,10 @@ def ids(connection: psycopg.Connection[Any]) -> set[str]:
 
 
 class TestSlices:
-    @pytest.mark.parametrize(("size", "page"), [(1, 1), (2, 3), (3, 2), (7, 50), (500, 5_000)])
+    @pytest.mark.parametrize(
+        ("size", "page", "events"),
+        [(1, 1, 1), (2, 3, 3), (3, 2, 1), (7, 50, 2), (500, 5_000, 5), (500, 5_000, 50_000)],
+    )
     async def test_however_a_deletion_is_sliced_it_deletes_the_same(
         self,
         connection: psycopg.Connection[Any],
@@ -81,9 +86,11 @@ class TestSlices:
         monkeypatch: pytest.MonkeyPatch,
         size: int,
         page: int,
+        events: int,
     ) -> None:
         monkeypatch.setattr(admin, "SLICE", size)
         monkeypatch.setattr(admin, "PAGE", page)
+        monkeypatch.setattr(admin, "SLICE_EVENTS", events)
         chance = random.Random(size)
         cutoff_ms = BEGAN_MS + 20 * DAY_MS
         to_go: set[str] = set()
@@ -136,6 +143,166 @@ class TestSlices:
         assert (result.instances_processed, result.executions_deleted) == (30, 90)
         result = await provider.prune_executions_by_filter(everything, PruneOptions(keep_last=2))
         assert (result.instances_processed, result.executions_deleted) == (30, 0)
+
+
+class Recording(PostgresProvider):
+    """Keeps what each call of management returned; ends like a process that is killed after `stop_after` calls."""
+
+    def __init__(self, dsn: str, stop_after: int | None = None) -> None:
+        super().__init__(dsn)
+        self.returned: list[tuple[Any, ...]] = []
+        self._stop_after = stop_after
+
+    async def _ask(self, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        if len(self.returned) == self._stop_after:
+            raise asyncio.CancelledError
+        rows = await super()._ask(name, **parameters)
+        self.returned += rows
+        return rows
+
+
+@dataclass
+class Past:
+    """An ended instance that continue-as-new has superseded many times: events of each execution, oldest first."""
+
+    name: str
+    executions: list[int]
+
+    def write(self, connection: psycopg.Connection[Any]) -> None:
+        connection.execute(INSTANCE, [self.name, None, "Completed", "Completed", BEGAN_MS])
+        current = len(self.executions)
+        connection.execute(
+            "update duroxide.instances set current_execution_id = %s, history_events = %s"
+            " where instance_id = %s",
+            [current, self.executions[-1], self.name],
+        )
+        for number, events in enumerate(self.executions, 1):
+            if number < current:
+                connection.execute(
+                    "insert into duroxide.executions_done values"
+                    " (%s, %s, 'ContinuedAsNew', 'x', null, now(), to_timestamp(%s))",
+                    [self.name, number, number],
+                )
+            connection.execute(  # in turns of two events
+                "insert into duroxide.history_log"
+                " select %s, %s, e, least(e + 1, %s), '[]', now() from generate_series(1, %s, 2) as e",
+                [self.name, number, events, events],
+            )
+
+    async def left(self, provider: PostgresProvider) -> list[tuple[int, int]]:
+        """Executions that are there, and their events."""
+        found = await provider.list_executions(self.name)
+        return [(execution.execution_id, execution.event_count) for execution in found]
+
+
+def pasts(chance: random.Random) -> list[Past]:
+    return [
+        Past(f"i{n}", [chance.randrange(1, 40) for _ in range(chance.randrange(1, 25))])
+        for n in range(6)
+    ]
+
+
+class TestLongPasts:
+    @pytest.mark.parametrize("events", [1, 30, 100, 50_000])
+    @pytest.mark.parametrize(
+        "options", [PruneOptions(), PruneOptions(keep_last=5, completed_before_ms=9_000)]
+    )
+    async def test_however_pruning_is_sliced_it_removes_the_same(
+        self,
+        database: Database,
+        connection: psycopg.Connection[Any],
+        monkeypatch: pytest.MonkeyPatch,
+        events: int,
+        options: PruneOptions,
+    ) -> None:
+        monkeypatch.setattr(admin, "SLICE_EVENTS", events)
+        kept, gone = {}, []
+        for past in (everything := pasts(random.Random(7))):
+            past.write(connection)
+            numbered = list(enumerate(past.executions, 1))
+            newest = numbered[-(options.keep_last or 1) :]
+            young = [
+                (n, e) for n, e in numbered if n * 1000 >= (options.completed_before_ms or 1e9)
+            ]
+            kept[past.name] = [one for one in numbered if one in newest or one in young]
+            gone += [e for n, e in numbered if (n, e) not in kept[past.name]]
+        provider = Recording(database.superuser_dsn)
+        result = await provider.prune_executions_by_filter(InstanceFilter(), options)
+        slices = [row[2] for row in provider.returned]
+        assert {past.name: await past.left(provider) for past in everything} == kept
+        await provider.close()
+        assert result.instances_processed == len(everything)
+        assert (result.executions_deleted, result.events_deleted) == (len(gone), sum(gone))
+        assert max(slices) < events + max(gone)
+        assert len(slices) >= sum(gone) // (events + max(gone))
+
+    async def test_deleting_one_with_a_long_past_takes_many_transactions(
+        self,
+        database: Database,
+        connection: psycopg.Connection[Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(admin, "SLICE_EVENTS", 50)
+        past, other = Past("i", [9, 10, 11] * 20 + [13]), Past("j", [8, 5])
+        past.write(connection)
+        other.write(connection)
+        provider = Recording(database.superuser_dsn)
+        result = await provider.delete_instances(["i"])
+        assert (result.instances_deleted, result.executions_deleted) == (1, 61)
+        assert result.events_deleted == 60 * 10 + 13
+        assert len(provider.returned) > 10
+        assert all(row[3] < 50 + 11 for row in provider.returned[:-1])
+        assert await other.left(provider) == [(1, 8), (2, 5)]
+        await provider.close()
+        left = connection.execute("select instance_id from duroxide.history_log").fetchall()
+        assert set(left) == {("j",)}
+
+    @pytest.mark.parametrize("by_filter", [True, False])
+    async def test_a_deletion_that_is_killed_leaves_whole_executions_and_can_be_repeated(
+        self,
+        database: Database,
+        connection: psycopg.Connection[Any],
+        monkeypatch: pytest.MonkeyPatch,
+        by_filter: bool,
+    ) -> None:
+        monkeypatch.setattr(admin, "SLICE_EVENTS", 50)
+        past = Past("i", [9, 10, 11] * 20 + [13])
+        past.write(connection)
+
+        async def delete(provider: PostgresProvider) -> DeleteResult:
+            if by_filter:
+                return await provider.delete_instances_by_filter(InstanceFilter())
+            return await provider.delete_instances(["i"])
+
+        killed = Recording(database.superuser_dsn, stop_after=3)
+        with pytest.raises(asyncio.CancelledError):
+            await delete(killed)
+        await killed.close()
+        provider = Recording(database.superuser_dsn)
+        numbered = list(enumerate(past.executions, 1))
+        left = await past.left(provider)
+        assert 1 < len(left) < len(numbered)
+        assert left == numbered[-len(left) :]
+        result = await delete(provider)
+        assert (result.instances_deleted, result.executions_deleted) == (1, len(left))
+        assert ids(connection) == set()
+        await provider.close()
+
+    async def test_trees_with_much_in_them_go_one_by_one(
+        self,
+        database: Database,
+        connection: psycopg.Connection[Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(admin, "SLICE_EVENTS", 50)
+        for number in range(6):
+            Past(f"i{number}", [30]).write(connection)
+        provider = Recording(database.superuser_dsn)
+        result = await provider.delete_instances_by_filter(InstanceFilter(limit=5))
+        assert result.instances_deleted == 5
+        assert [row[1] for row in provider.returned] == [1] * 5
+        assert ids(connection) == {"i5"}
+        await provider.close()
 
 
 class TestCosts:
