@@ -24,7 +24,8 @@ from duroxide.providers.base import (
     Suspension,
     SystemMetrics,
 )
-from duroxide.providers.memory_store import Execution, Instance, MemoryStore
+from duroxide.providers.memory_store import MemoryStore
+from duroxide.providers.memory_tables import Execution, Instance
 from duroxide.providers.paging import decode_cursor, encode_cursor
 from duroxide.providers.refusals import cannot_reopen, not_found, still_running, would_orphan
 from duroxide.providers.wakeup import ChangeFeed, Wakeup

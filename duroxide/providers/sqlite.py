@@ -38,7 +38,8 @@ from duroxide.providers.base import (
 from duroxide.providers.eager import EagerChoice
 from duroxide.providers.rules import changes_what_clients_see
 from duroxide.providers.sqlite_admin import SqliteAdmin
-from duroxide.providers.sqlite_store import SQL, SqliteStore, key_values_of, status_of
+from duroxide.providers.sqlite_rows import SQL, key_values_of, status_of
+from duroxide.providers.sqlite_store import SqliteStore
 from duroxide.providers.wakeup import ChangeFeed, Wakeup
 from duroxide.providers.writer import Writer
 from duroxide.state import KeyValue

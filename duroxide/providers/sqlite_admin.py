@@ -30,7 +30,8 @@ from duroxide.providers.base import (
 )
 from duroxide.providers.paging import decode_cursor, encode_cursor
 from duroxide.providers.refusals import cannot_reopen, not_found, still_running, would_orphan
-from duroxide.providers.sqlite_store import SQL, SqliteStore, key_values_of, status_of
+from duroxide.providers.sqlite_rows import SQL, key_values_of, status_of
+from duroxide.providers.sqlite_store import SqliteStore
 from duroxide.providers.wakeup import ChangeFeed, Wakeup
 from duroxide.state import ExecutionStatus
 

@@ -75,7 +75,7 @@ def ignores_cancellations(
 
 
 def creates_on_enqueue(self: MemoryStore, message: Message, now_ms: int) -> None:
-    from duroxide.providers.memory_store import Execution, Instance
+    from duroxide.providers.memory_tables import Execution, Instance
     from duroxide.version import ENGINE_VERSION
 
     MemoryStore._enqueue(self, message, now_ms)
