@@ -23,7 +23,8 @@ AUDIENCE = "https://ossrdbms-aad.database.windows.net/.default"
 MARGIN_S = 300
 """Before its end a token is not used for a new connection any more."""
 RETRY_S = 30
-"""How long a token that still is good is used after its successor could not be had."""
+"""How long a token that still is good is used after its successor could not be had, or after it was fetched if a
+server refuses it."""
 OLDEST_S = 20 * 60
 
 Fetch: TypeAlias = Callable[[], tuple[str, float] | Awaitable[tuple[str, float]]]
@@ -48,7 +49,7 @@ class RefreshedToken:
         self._clock = clock or SystemClock()
         self._lock = asyncio.Lock()
         self._token = ""
-        self._renew_at = self._ends_at = 0.0
+        self._renew_at = self._ends_at = self._fetched_at = 0.0
 
     async def __call__(self) -> str:
         """A token that is good for five minutes at least.
@@ -61,6 +62,10 @@ class RefreshedToken:
             if now >= self._renew_at:
                 await self._renew(now)
             return self._token
+
+    def refused(self) -> None:
+        """A server has not let us in with the token: use it for 30 seconds of its age at most."""
+        self._renew_at = min(self._renew_at, self._fetched_at + RETRY_S)
 
     async def _renew(self, now: float) -> None:
         try:
@@ -78,7 +83,7 @@ class RefreshedToken:
                 f"the token ends in {ends_at - now:.0f} s, it has to be good for {MARGIN_S} s",
                 True,
             )
-        self._token, self._ends_at = token, ends_at
+        self._token, self._ends_at, self._fetched_at = token, ends_at, now
         self._renew_at = min(now + self._oldest_s, ends_at - MARGIN_S)
 
     async def _fetched(self) -> tuple[str, float]:

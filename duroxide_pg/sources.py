@@ -59,7 +59,8 @@ class Owned:
 
     Args:
         dsn: a libpq connection string or URL.
-        password: asked at each connection, if given.
+        password: asked at each connection, if given. If it has a method `refused`, that is called when a
+            connection failed with what it returned, so that it does not return the same for long.
     """
 
     def __init__(self, dsn: str, password: Password | None = None) -> None:
@@ -73,7 +74,20 @@ class Owned:
             parameters["application_name"] = f"duroxide {purpose}"
             return await connected(AsyncConnection.connect(autocommit=True, **parameters))
         except psycopg.Error as error:
-            raise ProviderError("connect", str(migrate.cannot_connect(error)), True) from error
+            words = str(migrate.cannot_connect(error)) + self._blame(error)
+            raise ProviderError("connect", words, True) from error
+
+    def _blame(self, error: psycopg.Error) -> str:
+        """What to look at if the server was given a password that the callback had returned."""
+        if self._password is None or error.pgconn is None or not error.pgconn.used_password:
+            return ""
+        refused = getattr(self._password, "refused", None)
+        if refused is not None:
+            refused()
+        return (
+            "; the password is what the callback returned, which is asked again at the next attempt: if the "
+            "server refused it, see that it has not expired and is for this server and user"
+        )
 
     async def release(self, connection: AsyncConnection[Any]) -> None:
         await connection.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,7 +20,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from duroxide import Client, ProviderError, Runtime
 from duroxide.providers.base import Enqueue, Message, MessageKind
-from duroxide_pg import migrate
+from duroxide.testing.clocks import ManualClock
+from duroxide_pg import RefreshedToken, migrate
+from duroxide_pg.entra import RETRY_S
 from duroxide_pg.errors import NotPermitted
 from duroxide_pg.provider import PostgresProvider
 from duroxide_pg.sources import Pool
@@ -262,6 +265,46 @@ class TestTokens:
         await end_sessions(database)
         await use(provider)
         assert vault.calls >= asked + 4
+        await provider.close()
+
+    async def test_a_token_that_is_refused_is_replaced_and_told_to_nobody(
+        self, database: Database, vault: Vault, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        clock = ManualClock()
+        tokens: list[str] = []
+
+        async def fetch() -> tuple[str, float]:
+            tokens.append(await vault())
+            return tokens[-1], clock.now_ms() / 1000 + 3_600
+
+        parameters: dict[str, Any] = dict(conninfo_to_dict(database.dsn))
+        parameters |= {"user": database.role("app")}
+        parameters["password"] = RefreshedToken(fetch, clock=clock)
+        provider = PostgresProvider(**parameters, migrations="apply")
+        await use(provider)
+        assert len(tokens) == 1
+        vault.rotate()
+        await end_sessions(database)
+        with pytest.raises(ProviderError) as caught:
+            await provider.read_status(["nobody"])
+        assert caught.value.retryable
+        assert "authentication failed" in str(caught.value)
+        assert "what the callback returned, which is asked again" in str(caught.value)
+        clock.advance(RETRY_S * 1000)
+        await use(provider)
+        assert len(tokens) == 2
+        await provider.close()
+        told = (
+            f"{caplog.text} {caught.value!r} {caught.value.__cause__!r} {parameters['password']!r}"
+        )
+        assert not any(token in told for token in tokens)
+
+    async def test_without_a_callback_nothing_is_said_of_one(self, database: Database) -> None:
+        provider = PostgresProvider(database.dsn, password="not this one")
+        with pytest.raises(ProviderError, match="authentication failed") as caught:
+            await provider.read_status(["nobody"])
+        assert "callback" not in str(caught.value)
         await provider.close()
 
     async def test_a_callback_that_fails_is_asked_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -82,6 +83,32 @@ async def test_an_issuer_that_is_away_is_not_asked_at_each_connection() -> None:
     assert await token() == "token-0"
     clock.advance(1_000)
     assert await token() == "token-1"
+
+
+@given(steps=st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=50))
+def test_a_token_that_a_server_refuses_is_replaced_but_not_at_each_connection(
+    steps: list[tuple[int, bool]],
+) -> None:
+    clock = ManualClock()
+    issuer = Issuer(clock, 3_600)
+
+    async def connect_now_and_then() -> None:
+        token = RefreshedToken(issuer, clock=clock)
+        refused = ""
+        for seconds, is_refused in steps:
+            clock.advance(seconds * 1000)
+            now = clock.now_ms() / 1000
+            found = await token()
+            age = now - (issuer.ends[found] - 3_600)
+            if found == refused:
+                assert age < RETRY_S
+            if is_refused:
+                token.refused()
+                refused = found
+        fetched = sorted(issuer.ends.values())
+        assert all(b - a >= RETRY_S for a, b in pairwise(fetched))
+
+    asyncio.run(connect_now_and_then())
 
 
 async def test_a_token_that_ends_at_once_is_refused() -> None:
