@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Collection, Coroutine, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, cast
 
 from hypothesis import strategies as st
@@ -27,8 +26,6 @@ from duroxide.providers.base import (
     CommitItem,
     CommitResult,
     CommitTurn,
-    DeadLetter,
-    DeadLetterStore,
     EagerDispatch,
     Enqueue,
     FinishActivity,
@@ -42,121 +39,27 @@ from duroxide.providers.base import (
     ProviderAdmin,
     PruneOptions,
     SessionOwner,
-    TagMode,
     TagSelection,
 )
 from duroxide.providers.memory import MemoryProvider
-from duroxide.state import (
-    ClearKeyValue,
-    ClearKeyValues,
-    ExecutionStatus,
-    SetCustomStatus,
-    SetKeyValue,
-)
+from duroxide.state import ExecutionStatus
 from duroxide.testing.clocks import ManualClock
-from duroxide.testing.provider_suite.driver import activity, event, message, new_execution
-from duroxide.version import SemVer, VersionRange
-
-LEASE_MS = 1_000
-INSTANCES = st.sampled_from(["a", "b", "c"])
-KINDS = st.sampled_from([MessageKind.EVENT, MessageKind.QUEUE, MessageKind.CANCEL])
-STATUSES = st.sampled_from(
-    [ExecutionStatus.RUNNING] * 4
-    + [ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CONTINUED_AS_NEW]
-)
-KEYS = st.sampled_from(["k", "l"])
-CHANGES = st.lists(
-    st.one_of(
-        st.builds(
-            SetKeyValue, key=KEYS, value=st.text("xyz", max_size=2), updated_at_ms=st.just(1)
-        ),
-        st.builds(ClearKeyValue, key=KEYS),
-        st.just(ClearKeyValues()),
-    ),
-    max_size=3,
-)
-TAGS = st.sampled_from([None, None, "gpu"])
-SESSIONS = st.sampled_from([None, None, "s", "t"])
-SELECTIONS = st.sampled_from(
-    [
-        TagSelection(),
-        TagSelection(TagMode.ANY),
-        TagSelection(TagMode.TAGS, frozenset({"gpu"})),
-        TagSelection(TagMode.DEFAULT_AND, frozenset({"gpu"})),
-    ]
-)
-OWNERS = st.sampled_from(
-    [
-        None,
-        SessionOwner(owner="ann", lease_ms=1_500, max_new=1),
-        SessionOwner(owner="bob", lease_ms=1_500, max_new=9),
-    ]
-)
-DELAYS = st.sampled_from([0, 0, 500])
-PARENTS = st.sampled_from([None, None, "a"])
-VERSIONS = st.sampled_from([SemVer(1, 0, 0), SemVer(1, 1_000, 0), SemVer(2, 0, 0)])
-RANGES = st.sampled_from(
-    [
-        None,
-        None,
-        (),
-        (VersionRange(SemVer(1, 0, 0), SemVer(1, 1_000, 0)),),
-        (
-            VersionRange(SemVer(2, 0, 0), SemVer(2, 0, 0)),
-            VersionRange(SemVer(1, 0, 0), SemVer(1, 0, 0)),
-        ),
-    ]
-)
-QUERIES = st.builds(
-    InstanceQuery,
-    statuses=st.sampled_from([None, None, (ExecutionStatus.RUNNING,), (ExecutionStatus.FAILED,)]),
-    names=st.sampled_from([None, ("Greet",), ("Unheard",)]),
-    parent_instance_id=PARENTS,
-    roots_only=st.booleans(),
-    suspended_only=st.sampled_from([False, False, True]),
-)
-KEEPS = st.sampled_from([None, 0, 1, 2, 3])
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a turn does."""
-
-    events: int
-    status: ExecutionStatus
-    changes: list[Any]
-    custom: SetCustomStatus | None
-    scheduled: list[tuple[int, str | None, str | None]]
-    cancelled: list[int]
-    timer: bool
-    keeps: bool
-    next_execution: bool
-    shift: int  # of the first event; 0 fits
-    eager: int
-    parent: str | None
-    version: SemVer
-    bury: str | None
-
-
-OUTCOMES = st.builds(
+from duroxide.testing.provider_suite.comparison import in_order, requeued, seen, turn_seen
+from duroxide.testing.provider_suite.drawing import (
+    DELAYS,
+    INSTANCES,
+    KEEPS,
+    KINDS,
+    LEASE_MS,
+    OUTCOMES,
+    OWNERS,
+    QUERIES,
+    RANGES,
+    SELECTIONS,
     Outcome,
-    events=st.integers(0, 3),
-    status=STATUSES,
-    changes=CHANGES,
-    custom=st.sampled_from([None, None, SetCustomStatus(status="s"), SetCustomStatus(status=None)]),
-    scheduled=st.lists(
-        st.tuples(st.integers(1, 6), TAGS, SESSIONS), max_size=3, unique_by=lambda a: a[0]
-    ),
-    cancelled=st.lists(st.integers(1, 6), max_size=2, unique=True),
-    timer=st.booleans(),
-    keeps=st.booleans(),
-    next_execution=st.sampled_from([False, True, True]),  # if the current one continues as new
-    shift=st.sampled_from([0] * 9 + [1]),
-    eager=st.integers(0, 2),
-    parent=PARENTS,
-    version=VERSIONS,
-    bury=st.sampled_from([None, None, None, "why"]),
 )
+from duroxide.testing.provider_suite.driver import activity, event, message, new_execution
+from duroxide.version import VersionRange
 
 Pair: TypeAlias = tuple[Any, Any]
 """The same thing as the reference has it and as the provider under test has it (tokens differ)."""
@@ -596,37 +499,3 @@ class ProvidersAgree(RuleBasedStateMachine):
         assert dict(state2) == dict(state)
         assert history2 == history
         assert {k: v.value for k, v in values2.items()} == {k: v.value for k, v in values.items()}
-
-
-async def requeued(provider: Provider, instance_id: str) -> tuple[list[DeadLetter], int]:
-    """The letters that are put back, but for their ids, which are each store's own."""
-    store = cast("DeadLetterStore", provider)
-    letters = await store.list_dead_letters(instance_id=instance_id)
-    count = await store.requeue(instance_id)
-    return [dataclasses.replace(letter, letter_id=0) for letter in letters], count
-
-
-def turn_seen(leased: LeasedTurn, uncounted: Collection[str]) -> Any:
-    """All but tokens and ids, which are each store's own."""
-    values = {key: value.value for key, value in leased.key_values.items()}
-    bodies = tuple((m.kind, m.body) for m in leased.messages)
-    attempts = 0 if leased.instance_id in uncounted else leased.attempt_count
-    plain = dataclasses.replace(
-        leased,
-        token=TurnToken(""),
-        messages=(),
-        key_values={},
-        attempt_count=attempts,
-        incarnation="",
-        waited_ms=0,
-    )
-    return plain, bodies, values
-
-
-def in_order(leased: Iterable[LeasedActivity]) -> list[LeasedActivity]:
-    return sorted(leased, key=lambda a: (a.instance_id, a.execution_id, a.activity_id, a.body))
-
-
-def seen(leased: Any) -> list[LeasedActivity]:
-    # How long one was due counts from when it was given back last, or first: the stores may differ.
-    return [dataclasses.replace(item, token=ActivityToken(""), waited_ms=0) for item in leased]
