@@ -47,7 +47,9 @@ def by_hand() -> None:
         versions=versions(), schema=schema, remedy="run `alembic upgrade head`"
     )
     engine = sa.create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=sa.NullPool
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(dsn, client_encoding="UTF8"),
+        poolclass=sa.NullPool,
     )
     with (
         migrate.connect(dsn) as probe,

@@ -25,6 +25,7 @@ from duroxide_pg.errors import (
     SchemaMissing,
     SchemaTooNew,
     ServerTooOld,
+    SetupError,
 )
 
 VERSION_TABLE = "_alembic_version"
@@ -111,6 +112,7 @@ class Migrations:
 
         with connect(dsn) as probe:
             require_server(probe)
+            require_unicode(probe)
             with exclusive(probe, self.schema, wait_s=wait_s):
                 found = self.check(probe)
                 self.refuse_strangers(found)
@@ -212,7 +214,9 @@ def connect(dsn: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
         CannotConnect: with the server's or the client library's own words.
     """
     try:
-        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=10)
+        connection = psycopg.connect(
+            dsn, autocommit=True, connect_timeout=10, client_encoding="UTF8"
+        )
     except psycopg.Error as error:
         raise cannot_connect(error) from error
     with connection:
@@ -238,6 +242,20 @@ def require_server(connection: psycopg.Connection[tuple[object, ...]]) -> None:
         raise ServerTooOld(
             f"the server is PostgreSQL {version // 10_000}, at least {OLDEST_SERVER} is needed",
             "upgrade the server or use another one",
+        )
+
+
+def require_unicode(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Pass if the database can keep every text.
+
+    Raises:
+        SetupError: it can't.
+    """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise SetupError(
+            f"the database {connection.info.dbname!r} has the encoding {encoding}, and UTF8 is needed",
+            "use one that was made with CREATE DATABASE ... TEMPLATE template0 ENCODING 'UTF8'",
         )
 
 

@@ -72,6 +72,7 @@ class Owned:
         try:
             parameters: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(conninfo)}
             parameters["application_name"] = f"duroxide {purpose}"
+            parameters["client_encoding"] = "UTF8"  # whatever the role or PGCLIENTENCODING says
             return await connected(AsyncConnection.connect(autocommit=True, **parameters))
         except psycopg.Error as error:
             words = str(migrate.cannot_connect(error)) + self._blame(error)
@@ -166,7 +167,8 @@ class Borrowed:
             await ours.set_autocommit(True)
             await ours.execute("deallocate all")
             await ours.execute(
-                "select set_config('application_name', %s, false)", [f"duroxide {purpose}"]
+                "select set_config('application_name', %s, false), set_config('client_encoding', 'UTF8', false)",
+                [f"duroxide {purpose}"],
             )
         except BaseException as error:
             await self.release(ours)

@@ -37,7 +37,9 @@ def upgrade_to_head(dsn: str, versions: Path, schema: str) -> None:
 @contextmanager
 def _engine(dsn: str) -> Iterator[sa.Engine]:
     engine = sa.create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=sa.NullPool
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(dsn, client_encoding="UTF8"),
+        poolclass=sa.NullPool,
     )
     try:
         yield engine

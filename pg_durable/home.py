@@ -27,7 +27,7 @@ class Home:
     """
 
     def __init__(self, dsn: str, *, connections: int = 4, connect_timeout_s: float = 30.0) -> None:
-        conninfo = make_conninfo(dsn, application_name=APPLICATION_NAME)
+        conninfo = make_conninfo(dsn, application_name=APPLICATION_NAME, client_encoding="UTF8")
         self._pool: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]] = AsyncConnectionPool(
             conninfo,
             min_size=1,
