@@ -74,7 +74,8 @@ from duroxide.retry import (
 )
 from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.runtime import AsyncRuntime
-from duroxide.sync import Client, Runtime
+from duroxide.sync import Client
+from duroxide.sync_runtime import Runtime
 
 if TYPE_CHECKING:
     from duroxide_pg import PostgresEntraOptions, PostgresProvider
