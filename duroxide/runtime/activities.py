@@ -50,6 +50,7 @@ from duroxide.runtime.poller import Poller
 from duroxide.runtime.sessions import SessionKeeper
 from duroxide.runtime.slots import Slots
 from duroxide.runtime.storeclock import StoreClock
+from duroxide.runtime.suspects import Suspects
 from duroxide.runtime.telemetry import Observer
 
 logger = logging.getLogger("duroxide.runtime")
@@ -101,6 +102,7 @@ class ActivityDispatcher:
         clock: StoreClock,
         threads: Executor,
         observer: Observer,
+        suspects: Suspects,
         sessions: SessionKeeper,
         heartbeats: Heartbeats,
         deliver: Deliver,
@@ -117,6 +119,7 @@ class ActivityDispatcher:
         self._threads = threads
         self._observer = observer
         self._hears_beginnings = observer.hears("activity_started")
+        self._suspects = suspects
         self._sessions = sessions
         self._heartbeats = heartbeats
         self._deliver = deliver
@@ -244,6 +247,7 @@ class ActivityDispatcher:
 
     def _let_go(self, token: ActivityToken) -> None:
         self._leases.release(token)
+        self._suspects.leave(token)
         leased = self._in_hand.pop(token, None)
         if leased is not None:
             self._free_slot(token)
@@ -285,6 +289,10 @@ class ActivityDispatcher:
             return self._beside(leased, self._leave_to_others(leased, name, why))
         if not has_room:  # leased while others of its tag were on their way here
             return self._beside(leased, self._hand_back(leased, name))
+        is_suspect = self._suspects.is_one(leased.attempt_count)
+        if is_suspect and not self._suspects.seat(leased.token):
+            delay_ms = self._suspects.turn_away()
+            return self._beside(leased, self._turn_away(leased, name, delay_ms))
         beat = self._heartbeats.of(leased.token)
         context = context_of(leased, execute, self._worker_id, beat)
         delivery = Delivery(leased, definition, context, execute.input, contextvars.copy_context())
@@ -294,10 +302,18 @@ class ActivityDispatcher:
         delivery.began = asyncio.get_running_loop().time()
         self._waiting[leased.token] = delivery
         delivery.gates = self._gates(definition, leased.tag)
-        self._admission.enter(delivery.gates, lambda: self._run(delivery))
+        if is_suspect:
+            self._beside(leased, self._enter_alone(delivery))
+        else:
+            self._admission.enter(delivery.gates, lambda: self._run(delivery))
         if leased.token in self._waiting:
             self._look_soon()
         return None
+
+    async def _enter_alone(self, delivery: Delivery) -> None:
+        await self._suspects.alone()
+        if not delivery.is_concluded:
+            self._admission.enter(delivery.gates, lambda: self._run(delivery))
 
     def _gates(self, definition: ActivityDef[..., Any], tag: str | None) -> Gates:
         """The gates of an activity: of its tag, from the most special, then of its name."""
@@ -484,6 +500,16 @@ class ActivityDispatcher:
         """Nothing new is begun any more: somebody else may have it, and it does not count."""
         self._leases.ending(leased.token)
         await self._flusher.commit(AbandonActivity(token=leased.token, count_attempt=False))
+        return self._ended(leased, name, "handed_back", 0.0)
+
+    async def _turn_away(self, leased: LeasedActivity, name: str, delay_ms: int) -> None:
+        """Another suspect runs here."""
+        self._leases.ending(leased.token)
+        item = AbandonActivity(token=leased.token, delay_ms=delay_ms, count_attempt=False)
+        try:
+            await self._flusher.commit(item)
+        finally:
+            self._suspects.turned_away()
         return self._ended(leased, name, "handed_back", 0.0)
 
     async def _poison(self, leased: LeasedActivity, name: str) -> None:

@@ -46,6 +46,7 @@ from duroxide.runtime.residents import (
 )
 from duroxide.runtime.slots import Slots
 from duroxide.runtime.storeclock import StoreClock
+from duroxide.runtime.suspects import Suspects
 from duroxide.runtime.telemetry import FailureLabels, Observer, TurnRecord
 from duroxide.runtime.turning import Decision, TurnRunner, hand_back
 from duroxide.runtime.watchdog import Watchdog
@@ -86,6 +87,7 @@ class OrchestrationDispatcher:
         clock: StoreClock,
         observer: Observer,
         activities: ActivityDispatcher,
+        suspects: Suspects,
         new_seed: Callable[[], str],
         guard: Callable[[], AbstractContextManager[object]] = nullcontext,
         watchdog: Watchdog,
@@ -100,6 +102,7 @@ class OrchestrationDispatcher:
         self._observer = observer
         self._hears_cache = observer.hears("cache_changed")
         self._activities = activities
+        self._suspects = suspects
         self._slots = Slots(options.turn_slots)
         self._cache = LiveCache(options.live_executions)
         self._runner = TurnRunner(
@@ -166,7 +169,7 @@ class OrchestrationDispatcher:
         except CodecError as error:
             decision = self._runner.leave_to_others(leased, str(error))
             return self._give_up(resident, decision.item)
-        if leased.attempt_count > self._options.attempts:
+        if self._suspects.is_one(leased.attempt_count):
             return self._give_up(resident, hand_back(leased))
         return self._residents.deliver_messages(resident, leased, inbox)
 
@@ -217,7 +220,26 @@ class OrchestrationDispatcher:
             task.cancel("the lease of the turn was lost")
 
         self._leases.hold(leased.token, leased.expires_at_ms, lost)
-        self._submit(leased, await self._runner.decide(leased))
+        if not self._suspects.is_one(leased.attempt_count):
+            self._submit(leased, await self._runner.decide(leased))
+        elif self._suspects.seat(leased.token):
+            try:
+                await self._suspects.alone()
+                self._submit(leased, await self._runner.decide(leased))
+            except BaseException:
+                self._suspects.leave(leased.token)
+                raise
+        else:
+            await self._turn_away(leased, self._suspects.turn_away())
+
+    async def _turn_away(self, leased: LeasedTurn, delay_ms: int) -> None:
+        """Another suspect runs here."""
+        self._leases.ending(leased.token)
+        try:
+            await self._flusher.commit(hand_back(leased, delay_ms=delay_ms))
+        finally:
+            self._suspects.turned_away()
+        self._let_go(leased.token)
 
     def _run_resident(self, resident: Resident) -> None:
         # Not at once: what becomes ready in the same iteration of the loop goes into the same turn.
@@ -273,6 +295,7 @@ class OrchestrationDispatcher:
     def _conclude(self, pending: _Pending, item: CommitItem, answer: CommitResult) -> None:
         leased, resident, decision = pending.leased, pending.resident, pending.decision
         live = decision.live
+        self._suspects.leave(leased.token)
         # Not if the lease ran out before the answer came, and this process has got it again.
         is_ours = self._residents.get(leased.instance_id) is resident
         is_written = answer.ok and isinstance(item, CommitTurn)

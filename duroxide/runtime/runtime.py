@@ -34,6 +34,7 @@ from duroxide.runtime.options import RuntimeOptions
 from duroxide.runtime.orchestrations import OrchestrationDispatcher
 from duroxide.runtime.sessions import SessionKeeper
 from duroxide.runtime.storeclock import StoreClock
+from duroxide.runtime.suspects import Suspects
 from duroxide.runtime.tasks import end
 from duroxide.runtime.telemetry import LoggingObserver, Observers
 from duroxide.runtime.watchdog import Watchdog
@@ -135,6 +136,7 @@ class AsyncRuntime:
         )
         self._heartbeats = Heartbeats(self.provider, observer)
         self._watchdog = Watchdog(options.slow_turn_ms / 1000)
+        suspects = Suspects(options.attempts)
         self._activities = ActivityDispatcher(
             self.provider,
             self.registry,
@@ -145,6 +147,7 @@ class AsyncRuntime:
             clock=clock,
             threads=self._threads,
             observer=observer,
+            suspects=suspects,
             sessions=sessions,
             heartbeats=self._heartbeats,
             deliver=self._deliver,
@@ -161,6 +164,7 @@ class AsyncRuntime:
             clock=clock,
             observer=observer,
             activities=self._activities,
+            suspects=suspects,
             new_seed=self._new_seed,
             guard=Guard(),
             watchdog=self._watchdog,

@@ -1,0 +1,130 @@
+"""What brings its worker down again and again fails alone; what was leased beside it ends in peace."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from duroxide.context import OrchestrationContext
+from duroxide.decorators import activity, orchestration
+from duroxide.registry import Registry
+from duroxide.runtime.suspects import ALONE_S, STEP_MS, Suspects
+from duroxide.state import ExecutionStatus
+from duroxide.testing.simulation import UnreliableProvider, World, simulate
+
+WEEK = timedelta(days=7)
+INNOCENTS = 12
+
+
+class Deaths:
+    """The worker that runs now, and what its death looks like to its code: nothing comes after it."""
+
+    def __init__(self) -> None:
+        self.connection: UnreliableProvider | None = None
+        self.count = 0
+        self.died = asyncio.Event()
+
+    def die(self) -> None:
+        assert self.connection is not None
+        self.connection.is_cut_off = True
+        self.count += 1
+        self.died.set()
+
+
+async def keep_a_worker(world: World, registry: Registry, deaths: Deaths) -> None:
+    while True:
+        runtime = world.runtime(registry, failure_rate=0)
+        assert isinstance(runtime.provider, UnreliableProvider)
+        deaths.connection = runtime.provider
+        deaths.died.clear()
+        await runtime.start()
+        try:
+            await deaths.died.wait()
+        finally:
+            await world.crash(runtime)
+
+
+@pytest.mark.parametrize("culprit", ["step", "decision"])
+@pytest.mark.parametrize("seed", range(2))
+def test_only_the_culprit_is_poison(culprit: str, seed: int) -> None:
+    async def scenario(world: World) -> None:
+        deaths = Deaths()
+
+        @activity
+        async def deadly() -> None:
+            await asyncio.sleep(world.draw.uniform(0, 1))
+            deaths.die()
+            await asyncio.sleep(3600)
+
+        @activity
+        async def harmless() -> str:
+            await asyncio.sleep(4)  # so that it is under way whenever its worker dies
+            return "done"
+
+        @orchestration
+        async def decision(ctx: OrchestrationContext) -> None:
+            await ctx.sleep(1)
+            deaths.die()
+
+        @orchestration
+        async def step(ctx: OrchestrationContext) -> None:
+            await ctx.call(deadly)
+
+        @orchestration
+        async def innocent(ctx: OrchestrationContext) -> str:
+            await ctx.sleep(1)
+            return str(await ctx.call(harmless))
+
+        registry = Registry().add(deadly, harmless, decision, step, innocent)
+        client = await world.client()
+        innocents = [await client.start(innocent) for _ in range(INNOCENTS)]
+        bad = await client.start(culprit)
+        worker = asyncio.create_task(keep_a_worker(world, registry, deaths))
+        try:
+            for instance_id in innocents:
+                state = await client.wait(instance_id, WEEK)
+                assert state.status is ExecutionStatus.COMPLETED, state
+            state = await client.wait(bad, WEEK)
+            assert state.status is ExecutionStatus.FAILED
+            assert "exceeded 11 attempts" in str(state.output)
+            assert deaths.count == 10
+        finally:
+            worker.cancel()
+            await asyncio.wait([worker])
+
+    simulate(scenario, seed)
+
+
+async def test_one_sits_and_the_others_come_back_one_by_one() -> None:
+    suspects = Suspects(10)
+    assert [suspects.is_one(count) for count in (1, 3, 4, 10)] == [False, False, True, True]
+    assert suspects.seat("a")
+    assert not suspects.seat("b")
+    assert [suspects.turn_away() for _ in range(3)] == [STEP_MS, 2 * STEP_MS, 3 * STEP_MS]
+    alone = asyncio.create_task(suspects.alone())
+    for _ in range(2):
+        suspects.turned_away()
+    await asyncio.sleep(0.01)
+    assert not alone.done(), "one is not in the store again"
+    suspects.turned_away()
+    await alone
+    suspects.leave("b")
+    assert not suspects.seat("b")
+    suspects.leave("a")
+    assert suspects.seat("b")
+
+
+async def test_long_work_does_not_keep_the_seat_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    suspects, loop = Suspects(10), asyncio.get_running_loop()
+    assert suspects.seat("a")
+    later = loop.time() + ALONE_S
+    monkeypatch.setattr(loop, "time", lambda: later)
+    assert suspects.seat("b")
+    suspects.leave("a")
+    assert not suspects.seat("c")
+
+
+def test_a_first_delivery_is_never_suspect() -> None:
+    assert not any(Suspects(attempts).is_one(1) for attempts in range(1, 30))
