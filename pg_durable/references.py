@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,6 +24,8 @@ MAX_EXPANDED_ROWS = 10_000
 
 # Columns of these types hold JSON numbers and booleans; every other value is inserted as text.
 _BARE_TYPES = frozenset({"boolean", "smallint", "integer", "bigint", "real", "double precision"})
+# As a cast, the name of these types means a length of 1.
+_UNLIMITED = {"character": "bpchar", "bit": '"bit"'}
 _TAILS = r"(?P<tail>\.\*|\.[A-Za-z_][A-Za-z0-9_]*\??|\?|(?![A-Za-z0-9_]))"
 # At least one step: `${name}` is a dollar sign before a variable.
 _PATH = r"(?P<path>(?:\.[A-Za-z_][A-Za-z0-9_]*|\[[0-9]{1,9}\])+)(?P<safe>\??)"
@@ -363,7 +365,8 @@ def as_array(reference: Reference, results: Mapping[str, str]) -> str:
     if len(values) == 1 and isinstance(values[0], list) and (not kind or kind.endswith("[]")):
         return _array(_items(values[0], kind), kind)
     if kind.endswith("[]"):
-        return _array([_item(value, kind) for value in values], kind)
+        # ANY looks at all elements whatever the dimensions, which would have to be equal.
+        return _array(_items([*_elements(values, kind)], kind), kind)
     return _array([_item(value, kind) for value in values], kind and f"{kind}[]")
 
 
@@ -390,6 +393,16 @@ def _type_of(document: JsonValue, field: str | None) -> str:
     return ""
 
 
+def _elements(values: list[JsonValue], kind: str) -> Iterator[JsonValue]:
+    for value in values:
+        if not isinstance(value, list):
+            yield value
+        elif kind.startswith("json"):  # whose elements may be lists themselves
+            yield from value
+        else:
+            yield from _elements(value, kind)
+
+
 def _items(values: list[JsonValue], kind: str) -> list[ArrayItem]:
     return [_item(value, kind) for value in values]
 
@@ -398,7 +411,9 @@ def _item(value: JsonValue, kind: str) -> ArrayItem:
     match value:
         case None:
             return None
-        case list() if not kind.startswith("json"):
+        case _ if kind.startswith("json"):
+            return encode(value)
+        case list():
             return _items(value, kind)
         case str():
             return value
@@ -408,4 +423,6 @@ def _item(value: JsonValue, kind: str) -> ArrayItem:
 
 
 def _array(items: list[ArrayItem], kind: str = "") -> str:
+    element = kind.removesuffix("[]")
+    kind = f"{_UNLIMITED.get(element, element)}[]" if kind else ""
     return _quoted(array_literal(items)) + (f"::{kind}" if kind else "")
