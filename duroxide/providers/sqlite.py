@@ -6,10 +6,8 @@ import asyncio
 import os
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -38,6 +36,8 @@ from duroxide.providers.base import (
 from duroxide.providers.eager import EagerChoice
 from duroxide.providers.rules import changes_what_clients_see
 from duroxide.providers.sqlite_admin import SqliteAdmin
+from duroxide.providers.sqlite_file import open_file
+from duroxide.providers.sqlite_neighbours import Neighbours
 from duroxide.providers.sqlite_rows import SQL, key_values_of, status_of
 from duroxide.providers.sqlite_store import SqliteStore
 from duroxide.providers.wakeup import ChangeFeed, Wakeup
@@ -46,20 +46,6 @@ from duroxide.state import KeyValue
 from duroxide.version import VersionRange
 
 T = TypeVar("T")
-
-SCHEMA_VERSION = 3
-# What a version adds to tables that were there before it; new tables come with the whole schema.
-_ADDED = {
-    3: """
-    alter table instances add column suspended_at_ms integer;
-    alter table instances add column incarnation text not null default '';
-    """
-}
-BUSY_TIMEOUT_S = 5.0
-# How soon a commit of another process is noticed: sooner while there is another one.
-ALONE_LOOK_S = 0.05
-SHARED_LOOK_S = 0.01
-SHARED_FOR_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +89,7 @@ class SqliteProvider(SqliteAdmin):
         self._changes = ChangeFeed()
         self._turn_wakes = 0
         self._activity_wakes = 0
-        self._waiting = 0
-        self._shared_until_s = 0.0
-        self._looking_on: asyncio.AbstractEventLoop | None = None
-        self._seen: object = None  # the file as of the last commit that we know of
-        self._connection: sqlite3.Connection | None = None  # the writer's
-        self._data_version = 0  # changes when another connection commits
+        self._neighbours = Neighbours(self._path, self._tell_everybody)
         self._prefix, self._tokens = uuid.uuid4().hex[:12], 0
 
     @classmethod
@@ -157,56 +138,10 @@ class SqliteProvider(SqliteAdmin):
             self._open()
 
     def _open(self) -> None:
-        try:
-            connection = self._connect()
-            self._prepare(connection)
-        except sqlite3.Error as error:
-            where = self._path or ":memory:"
-            raise ProviderError("start", f"cannot open {where}: {error}", False) from error
+        connection = open_file(self._path, self._durability)
         self._store = SqliteStore(connection, self._new_token)
-        self._connection = connection
-        self._writer = Writer(connection, self._look_at_file)
-
-    def _connect(self) -> sqlite3.Connection:
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        return sqlite3.connect(
-            ":memory:" if self._path is None else self._path,
-            timeout=BUSY_TIMEOUT_S,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=256,
-        )
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        connection.execute("pragma journal_mode = wal")
-        connection.execute(f"pragma synchronous = {self._durability}")
-        connection.execute("pragma wal_autocheckpoint = 10000")
-        connection.execute("pragma cache_size = -64000")
-        (version,) = connection.execute("pragma user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise ProviderError(
-                "start",
-                f"{self._path} has schema version {version}, this release knows {SCHEMA_VERSION}: "
-                "upgrade the package",
-                False,
-            )
-        if version < SCHEMA_VERSION:
-            self._upgrade(connection, version)
-
-    def _upgrade(self, connection: sqlite3.Connection, version: int) -> None:
-        schema = resources.files("duroxide.providers").joinpath("sqlite_schema.sql").read_text()
-        added = "\n".join(text for since, text in _ADDED.items() if 0 < version < since)
-        try:
-            connection.executescript(
-                f"begin immediate;\n{added}\n{schema}\n"
-                f"pragma user_version = {SCHEMA_VERSION};\ncommit;"
-            )
-        except sqlite3.OperationalError:
-            if connection.in_transaction:
-                connection.execute("rollback")
-            if connection.execute("pragma user_version").fetchone() != (SCHEMA_VERSION,):
-                raise  # else another process has done it meanwhile
+        self._neighbours.connection = connection
+        self._writer = Writer(connection, self._neighbours.look_at_file)
 
     async def close(self) -> None:
         writer, self._writer = self._writer, None
@@ -293,66 +228,8 @@ class SqliteProvider(SqliteAdmin):
     async def _wait(self, wakeup: Wakeup, seen: int, until_ms: int) -> None:
         """Wait for a notification since `seen`, for the time, or for a commit of another process."""
         if wakeup.count == seen:
-            with self._noticing_others():
+            with self._neighbours.noticing():
                 await wakeup.wait(until_ms)
-
-    @contextmanager
-    def _noticing_others(self) -> Iterator[None]:
-        """While anybody waits here, look at the file every now and then."""
-        loop = asyncio.get_running_loop()
-        self._waiting += 1
-        if self._path is not None and self._looking_on is not loop:
-            self._looking_on = loop
-            loop.call_later(SHARED_LOOK_S, self._look_again, loop)
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-
-    def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._waiting == 0 or self._looking_on is not loop:
-            self._looking_on = None
-            return
-        if self._notice_others():
-            self._shared_until_s = loop.time() + SHARED_FOR_S
-        is_shared = loop.time() < self._shared_until_s
-        loop.call_later(SHARED_LOOK_S if is_shared else ALONE_LOOK_S, self._look_again, loop)
-
-    def _look_at_file(self) -> None:
-        """After each of our transactions, in the writer's thread: what we did is no news.
-
-        Somebody else's commit just before is, though: SQLite tells, and the file would not any more. The
-        file is looked at first, so that a commit between the two is news later.
-        """
-        self._seen = self._file_state()
-        if self._path is None or self._connection is None:
-            return
-        (version,) = self._connection.execute("pragma data_version").fetchone()
-        if version != self._data_version:
-            self._data_version = version
-            loop = self._looking_on
-            if loop is not None:
-                with suppress(RuntimeError):  # it is closed: nobody waits any more
-                    loop.call_soon_threadsafe(self._tell_everybody)
-
-    def _file_state(self) -> object:
-        """Changes whenever anybody commits; asking costs no statement."""
-        if self._path is None:
-            return None
-        try:
-            state = os.stat(f"{self._path}-wal")
-        except OSError:
-            return None
-        return state.st_mtime_ns, state.st_size
-
-    def _notice_others(self) -> bool:
-        """Wake everybody if another process has committed."""
-        state = self._file_state()
-        if state == self._seen:
-            return False
-        self._seen = state
-        self._tell_everybody()
-        return True
 
     def _tell_everybody(self) -> None:
         self._turns.notify()
@@ -491,7 +368,7 @@ class SqliteProvider(SqliteAdmin):
         return await self._run("read_key_values", read)
 
     async def wait_for_change(self, instance_ids: Sequence[InstanceId], *, wait_ms: int) -> None:
-        with self._noticing_others():
+        with self._neighbours.noticing():
             await self._changes.wait(instance_ids, wait_ms / 1000)
 
     def wake(self, *, turns: bool = False, activities: bool = False) -> None:

@@ -1,0 +1,78 @@
+"""The file of the SQLite store: opened, set up, and brought to the schema of this release."""
+
+from __future__ import annotations
+
+import sqlite3
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from duroxide.errors import ProviderError
+
+SCHEMA_VERSION = 3
+# What a version adds to tables that were there before it; new tables come with the whole schema.
+_ADDED = {
+    3: """
+    alter table instances add column suspended_at_ms integer;
+    alter table instances add column incarnation text not null default '';
+    """
+}
+BUSY_TIMEOUT_S = 5.0
+
+
+def open_file(path: Path | None, durability: Literal["normal", "full"]) -> sqlite3.Connection:
+    """A connection to the store's file, which is made if it does not exist; None: in memory.
+
+    Raises:
+        ProviderError: the file can't be opened, or a newer release has written it.
+    """
+    try:
+        connection = _connect(path)
+        _prepare(connection, path, durability)
+    except sqlite3.Error as error:
+        where = path or ":memory:"
+        raise ProviderError("start", f"cannot open {where}: {error}", False) from error
+    return connection
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return sqlite3.connect(
+        ":memory:" if path is None else path,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+
+
+def _prepare(connection: sqlite3.Connection, path: Path | None, durability: str) -> None:
+    connection.execute("pragma journal_mode = wal")
+    connection.execute(f"pragma synchronous = {durability}")
+    connection.execute("pragma wal_autocheckpoint = 10000")
+    connection.execute("pragma cache_size = -64000")
+    (version,) = connection.execute("pragma user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise ProviderError(
+            "start",
+            f"{path} has schema version {version}, this release knows {SCHEMA_VERSION}: "
+            "upgrade the package",
+            False,
+        )
+    if version < SCHEMA_VERSION:
+        _upgrade(connection, version)
+
+
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
+    schema = resources.files("duroxide.providers").joinpath("sqlite_schema.sql").read_text()
+    added = "\n".join(text for since, text in _ADDED.items() if 0 < version < since)
+    try:
+        connection.executescript(
+            f"begin immediate;\n{added}\n{schema}\npragma user_version = {SCHEMA_VERSION};\ncommit;"
+        )
+    except sqlite3.OperationalError:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        if connection.execute("pragma user_version").fetchone() != (SCHEMA_VERSION,):
+            raise  # else another process has done it meanwhile
