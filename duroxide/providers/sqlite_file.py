@@ -28,8 +28,12 @@ def open_file(path: Path | None, durability: Literal["normal", "full"]) -> sqlit
     """
     try:
         connection = _connect(path)
-        _prepare(connection, path, durability)
-    except sqlite3.Error as error:
+        try:
+            _prepare(connection, path, durability)
+        except BaseException:
+            connection.close()
+            raise
+    except (sqlite3.Error, OSError) as error:
         where = path or ":memory:"
         raise ProviderError("start", f"cannot open {where}: {error}", False) from error
     return connection

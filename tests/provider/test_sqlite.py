@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,26 @@ async def test_a_file_of_a_newer_release_is_refused_by_name(tmp_path: Path) -> N
     connection.close()
     with pytest.raises(ProviderError, match=r"newer.db has schema version 99.*upgrade"):
         await SqliteProvider(path).start()
+
+
+async def test_a_folder_that_can_not_be_made_is_an_error_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ProviderError, match=r"cannot open .*file/store\.db"):
+        await SqliteProvider(tmp_path / "file" / "store.db").start()
+
+
+def open_files() -> set[str]:
+    return {os.path.realpath(descriptor) for descriptor in Path("/proc/self/fd").iterdir()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux to tell")
+async def test_a_file_that_was_refused_is_let_go(tmp_path: Path) -> None:
+    path = tmp_path / "newer.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("pragma user_version = 99")
+    with pytest.raises(ProviderError, match="schema version 99"):
+        await SqliteProvider(path).start()
+    assert str(path) not in open_files()
 
 
 async def test_what_is_committed_is_there_after_reopening(tmp_path: Path) -> None:
