@@ -25,7 +25,8 @@ from uuid import UUID
 
 from duroxide.errors import CodecError
 from duroxide.jsontext import dump_json, load_json
-from duroxide.payload_types import Decoder, decoder_for
+from duroxide.payload_scalars import Decoder
+from duroxide.payload_types import decoder_for
 
 
 class Codec(Protocol):

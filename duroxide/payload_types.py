@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import re
 import types
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import MISSING, fields, is_dataclass
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal, InvalidOperation
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -20,7 +16,6 @@ from typing import (
     NewType,
     NotRequired,
     Required,
-    TypeAlias,
     TypeVar,
     Union,
     cast,
@@ -29,27 +24,9 @@ from typing import (
     get_type_hints,
     is_typeddict,
 )
-from uuid import UUID
 
 from duroxide.errors import CodecError
-
-Decoder: TypeAlias = Callable[[Any, str], Any]
-"""Takes parsed JSON and the path to it (for errors)."""
-
-_WORDS: Mapping[type[Any], str] = {
-    str: "a string",
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    list: "an array",
-    dict: "an object",
-    type(None): "null",
-}
-
-
-def mismatch(path: str, wanted: str, value: object) -> CodecError:
-    found = _WORDS.get(type(value), type(value).__name__)
-    return CodecError(f"{path}: {wanted} is expected here, not {found}")
+from duroxide.payload_scalars import SCALARS, Decoder, from_text, mismatch
 
 
 def decoder_for(annotation: Any) -> Decoder:
@@ -61,7 +38,7 @@ def decoder_for(annotation: Any) -> Decoder:
     if annotation is Any or annotation is object or isinstance(annotation, TypeVar):
         return _anything
     if annotation is None:
-        return _SCALARS[type(None)]
+        return SCALARS[type(None)]
     if isinstance(annotation, NewType):
         return decoder_for(annotation.__supertype__)
     origin = get_origin(annotation)
@@ -74,80 +51,6 @@ def decoder_for(annotation: Any) -> Decoder:
 
 def _anything(value: Any, path: str) -> Any:
     return value
-
-
-# Scalars.
-
-
-def _exactly(kind: type[Any]) -> Decoder:
-    wanted = _WORDS[kind]
-
-    def decode(value: Any, path: str) -> Any:
-        if type(value) is not kind:
-            raise mismatch(path, wanted, value)
-        return value
-
-    return decode
-
-
-def _number(value: Any, path: str) -> float:
-    if type(value) is float or type(value) is int:
-        return float(value)
-    raise mismatch(path, "a number", value)
-
-
-def _from_text(wanted: str, parse: Callable[[str], Any]) -> Decoder:
-    def decode(value: Any, path: str) -> Any:
-        if type(value) is not str:
-            raise mismatch(path, wanted, value)
-        try:
-            return parse(value)
-        except (ValueError, InvalidOperation):
-            raise CodecError(f"{path}: {wanted} is expected here, not {value!r}") from None
-
-    return decode
-
-
-_DURATION = re.compile(r"(-)?P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.(\d{1,6}))?S)?)?")
-
-
-def _duration(text: str) -> timedelta:
-    match = _DURATION.fullmatch(text)
-    if match is None or text.endswith(("P", "T")):
-        raise ValueError
-    sign, days, hours, minutes, seconds, fraction = match.groups()
-    value = timedelta(
-        days=int(days or 0),
-        hours=int(hours or 0),
-        minutes=int(minutes or 0),
-        seconds=int(seconds or 0),
-        microseconds=int((fraction or "").ljust(6, "0")),
-    )
-    return -value if sign else value
-
-
-def _decimal(value: Any, path: str) -> Decimal:
-    if type(value) is int:
-        return Decimal(value)
-    decoded: Decimal = _from_text("a decimal number", Decimal)(value, path)
-    return decoded
-
-
-_SCALARS: Mapping[type[Any], Decoder] = {
-    str: _exactly(str),
-    int: _exactly(int),
-    bool: _exactly(bool),
-    float: _number,
-    type(None): _exactly(type(None)),
-    datetime: _from_text("an ISO 8601 date and time", datetime.fromisoformat),
-    date: _from_text("an ISO 8601 date", date.fromisoformat),
-    time: _from_text("an ISO 8601 time", time.fromisoformat),
-    timedelta: _from_text("an ISO 8601 duration", _duration),
-    UUID: _from_text("a UUID", UUID),
-    Decimal: _decimal,
-    bytes: _from_text("base64", lambda text: base64.b64decode(text, validate=True)),
-    bytearray: _from_text("base64", lambda text: bytearray(base64.b64decode(text, validate=True))),
-}
 
 
 # Containers.
@@ -215,9 +118,9 @@ def _mapping(key: Any, item: Any) -> Decoder:
 def _key_decoder(key: Any) -> Decoder:
     """Keys are always strings in JSON, so numbers among them are read back from text."""
     if key is int:
-        return _from_text("an integer as key", int)
+        return from_text("an integer as key", int)
     if key is bool:
-        return _from_text("true or false as key", _boolean)
+        return from_text("true or false as key", _boolean)
     return decoder_for(key)
 
 
@@ -260,13 +163,13 @@ def _literal(choices: tuple[Any, ...]) -> Decoder:
 
 @lru_cache(maxsize=1024)
 def _class(cls: Any) -> Decoder:
-    scalar = _SCALARS.get(cls)
+    scalar = SCALARS.get(cls)
     if scalar is not None:
         return scalar
     if issubclass(cls, Enum):
         return _enum(cls)
     if issubclass(cls, PurePath):
-        return _from_text("a path", Path if cls in (Path, PurePath) else cls)
+        return from_text("a path", Path if cls in (Path, PurePath) else cls)
     if is_typeddict(cls):
         return _typed_dict(cls)
     if is_dataclass(cls):
