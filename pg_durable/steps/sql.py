@@ -37,7 +37,7 @@ from pg_durable.steps.record import WrongSession, record
 from pg_durable.steps.roles import Roles
 from pg_durable.steps.rows import ResultLimits, ResultTooLarge
 from pg_durable.steps.step import LeaseGone, SqlStep, TryAgain
-from pg_durable.steps.text import roll_back, run_text, transaction_end
+from pg_durable.steps.text import roll_back, run_text, transaction_end, unbound_hint
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ class SqlSteps:
             return TryAgain(from_server(error, hint=_snapshot_hint(step, failure)))
         if error.sqlstate.startswith("53"):  # a full disk, no memory: the record can wait for space
             return TryAgain(from_server(error), counts=not failure.is_ours)
-        return from_server(error)
+        return from_server(error, hint=unbound_hint(step.query, error))
 
     def _before(self, step: SqlStep, actor: Actor) -> list[str]:
         statements = [

@@ -20,6 +20,10 @@ _ENDS = re.compile(
     r"(?!\s+(?:prepared\b|(?:(?:work|transaction)\s+)?to\b))",
     re.IGNORECASE,
 )
+# What substitution leaves as it is if nothing has that name.
+_PLACEHOLDER = re.compile(
+    r"\$(?P<result>[A-Za-z_][A-Za-z0-9_]*)|(?<![$\w])\{(?P<variable>[A-Za-z_][A-Za-z0-9_]*)(?::\w+)?\}"
+)
 _HAS_BODY = re.compile(r"\bbegin\s+atomic\b", re.IGNORECASE)
 
 
@@ -84,6 +88,20 @@ async def _restore_encoding(connection: AsyncConnection, statement: Statement) -
             {"hint": "leave SET client_encoding out; steps work with UTF8"},
         )
     await connection.execute(b"SET client_encoding TO UTF8", prepare=False)
+
+
+def unbound_hint(text: str, error: ServerError) -> str | None:
+    """What to do if the server could not read a text for a placeholder that stood for nothing."""
+    if error.sqlstate != "42601":  # syntax_error
+        return None
+    code = (token.text for token in tokenize(text) if token.context is Context.CODE)
+    left = next((found for part in code for found in _PLACEHOLDER.finditer(part)), None)
+    if left is None:
+        return None
+    name = left["result"] or left["variable"]
+    if left["result"]:
+        return f"no result is bound to {name} here; bind one with |=> '{name}'"
+    return f"there was no variable {name} when the workflow was started; set it with df.setvar()"
 
 
 def transaction_end(text: str) -> str | None:

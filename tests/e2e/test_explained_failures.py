@@ -20,6 +20,16 @@ FAILURES = {
         "$n has no rows",
         "bound names: n",
     ),
+    "'select $nothing'": (
+        "SQL: select $nothing",
+        'syntax error at or near "$"',
+        "no result is bound to nothing here",
+    ),
+    "'select {nothing}'": (
+        "SQL: select {nothing}",
+        'syntax error at or near "{"',
+        "there was no variable nothing when",
+    ),
     "'select 1' & ('select 2' ~> 'select 3/0')": (
         "SQL: select 3/0",
         "JOIN branch 2 failed: SQL execution failed",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pg_durable.steps.text import transaction_end
+from pg_durable.steps.failures import ServerError
+from pg_durable.steps.text import transaction_end, unbound_hint
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,22 @@ from pg_durable.steps.text import transaction_end
 )
 def test_only_a_statement_of_its_own_ends_the_transaction(text: str, word: str | None) -> None:
     assert transaction_end(text) == word
+
+
+@pytest.mark.parametrize(
+    ("text", "sqlstate", "words"),
+    [
+        ("select $total", "42601", "no result is bound to total here; bind one with |=> 'total'"),
+        ("select {sum:literal}", "42601", "there was no variable sum when"),
+        ("select $total", "42703", None),
+        ("select '$total {sum}' from", "42601", None),
+        ("select 1 -- {sum}\n from from", "42601", None),
+        ("select $$ {sum} $$ frm x y", "42601", None),
+        ("select $1 from from", "42601", None),
+    ],
+)
+def test_a_placeholder_that_stands_for_nothing_is_named(
+    text: str, sqlstate: str, words: str | None
+) -> None:
+    hint = unbound_hint(text, ServerError(message="", fields={"sqlstate": sqlstate}))
+    assert (hint is None) if words is None else (hint is not None and words in hint)
