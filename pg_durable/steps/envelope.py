@@ -28,13 +28,19 @@ _TEXT_TYPES = frozenset(
 )
 
 
+# Python has codecs of these names; no text is sent in them, and they make what no text may hold.
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape", "utf-7"})
+_VISIBLE = re.compile(rb"[\t -~]*")
+
+
 def envelope_of(response: Response, duration_ms: int) -> dict[str, Any]:
     """The result document of an HTTP node."""
     single: dict[str, str] = {}
     several: dict[str, list[str]] = {}
     for raw_name, raw_value in response.headers:
         name, value = raw_name.decode("ascii").lower(), raw_value.decode("latin-1")
-        single[name] = value
+        if _VISIBLE.fullmatch(raw_value):
+            single[name] = value
         several.setdefault(name, []).append(value)
     body, encoding = body_text(response.body, single.get("content-type", ""))
     return {
@@ -58,7 +64,7 @@ def body_text(body: bytes, content_type: str) -> tuple[str, str]:
     )
     if b"\0" not in body:
         if textual:
-            return body.decode(_charset(content_type), errors="replace"), "text"
+            return _decoded(body, content_type), "text"
         try:
             return body.decode(), "text"
         except UnicodeDecodeError:
@@ -66,14 +72,22 @@ def body_text(body: bytes, content_type: str) -> tuple[str, str]:
     return base64.b64encode(body).decode(), "base64"
 
 
+def _decoded(body: bytes, content_type: str) -> str:
+    try:
+        return body.decode(_charset(content_type), errors="replace")
+    except (LookupError, UnicodeError):  # Python's codecs are not all of characters
+        return body.decode(errors="replace")
+
+
 def _charset(content_type: str) -> str:
     match = re.search(r"charset=\"?([A-Za-z0-9_.:-]+)", content_type, re.IGNORECASE)
     if match is None:
         return "utf-8"
     try:
-        return codecs.lookup(match[1]).name
+        name = codecs.lookup(match[1]).name
     except LookupError:
         return "utf-8"
+    return "utf-8" if name.replace("_", "-") in _NO_CHARSETS else name
 
 
 def retry_after_s(response: Response) -> float | None:
