@@ -13,16 +13,8 @@ from dataclasses import dataclass, field
 
 from pg_durable.lexer import Context, Token, dollar_delimiter, tokenize
 from pg_durable.quoting import quote_identifier, quote_literal
-from pg_durable.references import (
-    Reference,
-    SubstitutionError,
-    as_array,
-    as_json,
-    as_literal,
-    as_text,
-    finder,
-    resolve,
-)
+from pg_durable.references import Reference, SubstitutionError, finder, resolve
+from pg_durable.renderings import as_array, as_json, as_literal, as_text
 from pg_durable.results import JsonValue, json_string, json_value, parse
 
 MAX_QUERY_BYTES = 8 * 1024 * 1024
