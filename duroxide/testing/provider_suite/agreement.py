@@ -2,136 +2,52 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    initialize,
-    multiple,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import Bundle, consumes, initialize, multiple, precondition, rule
 
-from duroxide.errors import DuroxideError
 from duroxide.ids import ActivityToken, TurnToken
 from duroxide.providers.base import (
     AbandonActivity,
     AbandonTurn,
-    CommitItem,
-    CommitResult,
     CommitTurn,
-    EagerDispatch,
     Enqueue,
     FinishActivity,
     HeartbeatStore,
-    InstanceFilter,
-    InstanceQuery,
     LeasedActivity,
     LeasedTurn,
     MessageKind,
     Provider,
-    ProviderAdmin,
-    PruneOptions,
     SessionOwner,
     TagSelection,
 )
-from duroxide.providers.memory import MemoryProvider
 from duroxide.state import ExecutionStatus
-from duroxide.testing.clocks import ManualClock
-from duroxide.testing.provider_suite.comparison import in_order, requeued, seen, turn_seen
+from duroxide.testing.provider_suite.comparison import in_order, seen, turn_seen
 from duroxide.testing.provider_suite.drawing import (
     DELAYS,
     INSTANCES,
-    KEEPS,
     KINDS,
     LEASE_MS,
     OUTCOMES,
     OWNERS,
-    QUERIES,
     RANGES,
     SELECTIONS,
     Outcome,
 )
 from duroxide.testing.provider_suite.driver import activity, event, message, new_execution
+from duroxide.testing.provider_suite.pairs import Pair
+from duroxide.testing.provider_suite.people import PeopleAgree
 from duroxide.version import VersionRange
 
-Pair: TypeAlias = tuple[Any, Any]
-"""The same thing as the reference has it and as the provider under test has it (tokens differ)."""
 
-
-class ProvidersAgree(RuleBasedStateMachine):
+class ProvidersAgree(PeopleAgree):
     """Subclass it and say how the provider under test is made; `.TestCase` is the test."""
 
     turns: Bundle[Pair] = Bundle("turns")
     activities: Bundle[Pair] = Bundle("activities")
-
-    redelivers_in_order = True
-    """False for a store that may give activities that come again in another order than the reference:
-    then all that can be leased are, and their order is not compared."""
-
-    async def new_provider(self, clock: ManualClock) -> Provider:
-        """A fresh, empty, started store that judges time by `clock`."""
-        raise NotImplementedError
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock, self.runner = ManualClock(), asyncio.Runner()
-        self.pair = (
-            MemoryProvider(self.clock),
-            self.runner.run(self.new_provider(self.clock)),
-        )
-        self.sent = 0
-        self.uncounted: set[str] = set()
-        self.taken: set[int] = set()
-        self.written: list[tuple[CommitTurn, CommitTurn]] = []
-        self.kept: list[Pair] = []
-        self.scheduled: dict[tuple[str, int], list[int]] = {}
-        self.lives: dict[str, dict[str, str]] = {}  # by id: the reference's, and the other's names
-
-    def teardown(self) -> None:
-        self.runner.run(self.pair[1].close())
-        self.runner.close()
-
-    def both(self, ask: Callable[[Provider, int], Coroutine[Any, Any, Any]]) -> Pair:
-        """Ask both; an error counts as its type."""
-
-        async def outcome(provider: Provider, side: int) -> Any:
-            try:
-                return await ask(provider, side)
-            except DuroxideError as error:
-                return type(error)
-
-        expected, answer = (self.runner.run(outcome(p, n)) for n, p in enumerate(self.pair))
-        return expected, answer
-
-    def commit(self, items: tuple[CommitItem, CommitItem], eager: int = 0) -> list[Pair]:
-        """Commit on both sides, compare, and return the pairs of activities given."""
-        offer = EagerDispatch(worker="w", limit=eager, lease_ms=LEASE_MS) if eager else None
-
-        async def ask(provider: Provider, side: int) -> CommitResult:
-            (result,) = await provider.commit([items[side]], eager=offer)
-            return result
-
-        expected, answer = self.both(ask)
-        assert answer.code == expected.code, (items[0], answer, expected)
-        theirs, ours = seen(expected.activities), seen(answer.activities)
-        assert ours == theirs, f"{ours} is not {theirs}"
-        return list(zip(expected.activities, answer.activities, strict=True))
-
-    def a_moment(self, *delays_ms: int) -> None:
-        """Go on to a time such that nothing else becomes visible at it, nor after these delays.
-
-        Who comes first of those who became visible in one millisecond is up to the store.
-        """
-        while any(self.clock.now_ms() + delay in self.taken for delay in (0, *delays_ms)):
-            self.clock.advance(1)
-        self.taken.update(self.clock.now_ms() + delay for delay in (0, *delays_ms))
 
     # What clients do.
 
@@ -147,10 +63,6 @@ class ProvidersAgree(RuleBasedStateMachine):
         visible = self.clock.now_ms() + delay_ms if delay_ms else None
         item = Enqueue(message=message(instance, self.body(), kind=kind, visible_at_ms=visible))
         self.commit((item, item))
-
-    def body(self) -> str:
-        self.sent += 1
-        return f"m{self.sent}"
 
     @rule(by_ms=st.sampled_from([1, 499, 500, 999, 1_000, 5_000, -1, -700]))
     def time_passes(self, by_ms: int) -> None:
@@ -193,10 +105,6 @@ class ProvidersAgree(RuleBasedStateMachine):
             assert known == ours.incarnation, f"another life of {ours.instance_id} than before"
             assert len(set(lives.values())) == len(lives), f"an earlier life of {ours.instance_id}"
         return list(zip(expected.turns, answer.turns, strict=True))
-
-    def can(self, capability: str) -> bool:
-        """Whether both stores declare it; the reference does."""
-        return bool(getattr(self.pair[1].capabilities, capability))
 
     @rule(target=activities, want=st.integers(1, 4), tags=SELECTIONS, sessions=OWNERS)
     def poll_activities(self, want: int, tags: TagSelection, sessions: SessionOwner | None) -> Any:
@@ -409,93 +317,3 @@ class ProvidersAgree(RuleBasedStateMachine):
             )
         )
         assert answer == expected
-
-    # What people do.
-
-    def manage(self, ask: Callable[[ProviderAdmin], Coroutine[Any, Any, Any]]) -> None:
-        """Ask both managements; a store that has none is not asked."""
-        if hasattr(self.pair[1], "delete_instances"):
-            expected, answer = self.both(lambda provider, _: ask(cast("ProviderAdmin", provider)))
-            assert answer == expected, f"{answer} is not {expected}"
-
-    # Few rules for what is asked seldom: the others shall come often enough to build on each other.
-
-    @rule(
-        how=st.sampled_from(["some", "ended", "executions"]),
-        instances=st.lists(INSTANCES, min_size=1, max_size=3, unique=True),
-        force=st.booleans(),
-        keep=KEEPS,
-        limit=st.sampled_from([None, 1]),
-        ago_ms=st.sampled_from([None, 500]),
-    )
-    def delete(
-        self,
-        how: str,
-        instances: list[str],
-        force: bool,
-        keep: int | None,
-        limit: int | None,
-        ago_ms: int | None,
-    ) -> None:
-        before = None if ago_ms is None else self.clock.now_ms() - ago_ms
-        if how == "some":
-            self.manage(lambda admin: admin.delete_instances(instances, force=force))
-        elif how == "ended":
-            which = InstanceFilter(completed_before_ms=before, limit=limit)
-            self.manage(lambda admin: admin.delete_instances_by_filter(which))
-        else:
-            options = PruneOptions(keep_last=keep, completed_before_ms=before)
-            self.manage(lambda admin: admin.prune_executions(instances[0], options))
-
-    @rule(how=st.sampled_from(["suspend", "resume", "resume", "requeue"]), instance=INSTANCES)
-    def steer(self, how: str, instance: str) -> None:
-        match how:
-            case "suspend":
-                self.manage(lambda admin: admin.suspend_instances([instance]))
-            case "resume":
-                self.manage(lambda admin: admin.resume_instances([instance]))
-            case _ if self.can("dead_letters"):
-                expected, answer = self.both(lambda provider, _: requeued(provider, instance))
-                assert answer == expected, f"{answer} is not {expected}"
-
-    @rule(instance=INSTANCES, which=QUERIES, limit=st.integers(1, 3), sweeps=st.booleans())
-    def inspect(self, instance: str, which: InstanceQuery, limit: int, sweeps: bool) -> None:
-        async def pages(admin: ProviderAdmin) -> list[Any]:
-            found, cursor = [], None
-            while True:
-                page = await admin.list_page(which, limit=limit, cursor=cursor)
-                found.append(page.instances)
-                cursor = page.next_cursor
-                if cursor is None:
-                    return found
-
-        async def everything(admin: ProviderAdmin) -> Any:
-            stats = await admin.instance_stats(instance)
-            return (
-                await pages(admin),
-                tuple(await admin.list_executions(instance)),
-                sorted(await admin.list_children(instance)),
-                sorted(await admin.instance_tree(instance)),
-                await admin.system_metrics(),
-                await admin.queue_depths(),
-                stats and dataclasses.replace(stats, history_size_bytes=0),  # each counts its own
-                await admin.cleanup_sessions(idle_ms=0) if sweeps else None,
-            )
-
-        self.manage(everything)
-
-    # Looking.
-
-    @rule(instance=INSTANCES)
-    def look(self, instance: str) -> None:
-        async def ask(provider: Provider, _: int) -> Any:
-            return (
-                await provider.read_status([instance]),
-                [tuple(await provider.read_history(instance, n)) for n in (None, 1, 2)],
-                await provider.read_key_values(instance),
-            )
-
-        (state, history, values), (state2, history2, values2) = self.both(ask)
-        assert dict(state2) == dict(state)
-        assert history2 == history
-        assert {k: v.value for k, v in values2.items()} == {k: v.value for k, v in values.items()}
