@@ -49,8 +49,8 @@ class InstanceQuery:
     parent_instance_id: InstanceId | None = None  # its children; None: of any parent or none
     roots_only: bool = False  # no children
     suspended_only: bool = False
-    created_from_ms: int | None = None
-    created_before_ms: int | None = None
+    created_from_ms: int | None = None  # inclusive
+    created_before_ms: int | None = None  # exclusive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,15 +73,19 @@ DEFAULT_BULK_LIMIT = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceFilter:
+    """Which instances a bulk call may touch: those that pass every condition given."""
+
     instance_ids: tuple[InstanceId, ...] | None = None
-    completed_before_ms: int | None = None
+    completed_before_ms: int | None = None  # exclusive; what has not ended does not pass
     limit: int | None = None  # instances that one bulk call touches; None: DEFAULT_BULK_LIMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneOptions:
-    keep_last: int | None = None
-    completed_before_ms: int | None = None
+    """Which executions of an instance go: ended ones that neither condition keeps."""
+
+    keep_last: int | None = None  # the newest, the current one among them; less than 1 is 1
+    completed_before_ms: int | None = None  # exclusive: those that ended later stay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,16 +115,16 @@ class SystemMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueDepths:
-    orchestrator_queue: int  # visible and not leased
-    worker_queue: int
-    timer_queue: int = 0
+    orchestrator_queue: int  # messages, visible and not leased
+    worker_queue: int  # activities, likewise
+    timer_queue: int = 0  # timers that are not due yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceStats:
-    history_event_count: int
+    history_event_count: int  # of the current execution, as the next one
     history_size_bytes: int
-    queue_pending_count: int
+    queue_pending_count: int  # messages to its queues that no turn has taken
     kv_user_key_count: int
     kv_total_value_bytes: int
 
@@ -131,7 +135,7 @@ class ProviderAdmin(Protocol):
     async def list_instances(
         self, *, status: str | None = None, limit: int | None = None
     ) -> Sequence[InstanceStatus]:
-        """Newest first."""
+        """Newest first; of all statuses or of one (a value of `ExecutionStatus`), all or at most `limit`."""
         ...
 
     async def list_page(
@@ -151,7 +155,9 @@ class ProviderAdmin(Protocol):
         """Oldest first; empty for an unknown instance."""
         ...
 
-    async def list_children(self, instance_id: InstanceId) -> Sequence[InstanceId]: ...
+    async def list_children(self, instance_id: InstanceId) -> Sequence[InstanceId]:
+        """In no particular order; empty for an unknown instance."""
+        ...
 
     async def instance_tree(self, instance_id: InstanceId) -> Sequence[InstanceId]:
         """The instance and all its descendants, parents first."""
@@ -172,13 +178,19 @@ class ProviderAdmin(Protocol):
         """Delete ended root instances with their whole trees; a tree that is still running stays."""
         ...
 
-    async def prune_executions(
-        self, instance_id: InstanceId, options: PruneOptions
-    ) -> PruneResult: ...
+    async def prune_executions(self, instance_id: InstanceId, options: PruneOptions) -> PruneResult:
+        """Delete earlier executions with their histories; the current one stays in any case.
+
+        Raises:
+            ProviderError: the instance is unknown.
+        """
+        ...
 
     async def prune_executions_by_filter(
         self, which: InstanceFilter, options: PruneOptions
-    ) -> PruneResult: ...
+    ) -> PruneResult:
+        """The same for every instance that passes."""
+        ...
 
     async def suspend_instances(
         self, instance_ids: Sequence[InstanceId]
@@ -197,10 +209,23 @@ class ProviderAdmin(Protocol):
         """Let them have turns again, beginning with what has waited."""
         ...
 
-    async def system_metrics(self) -> SystemMetrics: ...
+    async def system_metrics(self) -> SystemMetrics:
+        """Counts over the whole store."""
+        ...
 
-    async def queue_depths(self) -> QueueDepths: ...
+    async def queue_depths(self) -> QueueDepths:
+        """How much waits for a worker now."""
+        ...
 
-    async def instance_stats(self, instance_id: InstanceId) -> InstanceStats | None: ...
+    async def instance_stats(self, instance_id: InstanceId) -> InstanceStats | None:
+        """The sizes of an instance; None if the store does not know it."""
+        ...
 
-    async def cleanup_sessions(self, *, idle_ms: int) -> int: ...
+    async def cleanup_sessions(self, *, idle_ms: int) -> int:
+        """Forget sessions whose lease has ended and that no activity waits for; how many.
+
+        Args:
+            idle_ms: a store may spare those that were used within that time. The stores of the library
+                need not: such a session is claimed anew like any other.
+        """
+        ...

@@ -88,7 +88,8 @@ class CallerTransactions(Protocol):
     """What a provider with the capability `caller_transaction` has besides.
 
     Both write messages in the transaction that is open on a connection to the store's database, and wake
-    workers when it commits. What the database says to it is raised as it comes.
+    workers when it commits, from when on they are visible: a later `visible_at_ms` is not for here. What the
+    database says to it is raised as it comes.
 
     Raises:
         TypeError: such a connection can't be used; the text names those that can.
@@ -100,4 +101,6 @@ class CallerTransactions(Protocol):
         """For blocking connections; waits for nothing else."""
         ...
 
-    async def send_within_async(self, connection: Any, messages: Sequence[Message]) -> None: ...
+    async def send_within_async(self, connection: Any, messages: Sequence[Message]) -> None:
+        """For async connections, on the loop that they belong to."""
+        ...
