@@ -162,6 +162,8 @@ def _is_true_text(text: str) -> bool:
             return False
         case "true" | "t" | "yes":
             return True
+    if "_" in text or not text.isascii():  # Python would take `0_0` and digits of other scripts
+        return True
     try:
         return float(text) != 0
     except ValueError:

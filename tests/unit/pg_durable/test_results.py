@@ -31,6 +31,9 @@ from pg_durable.results import Column, encode, is_true, parse, row_set
         ("[0]", True),
         ("{}", False),
         ('{"timed_out":true}', True),
+        ('"-0.0e5"', False),
+        ('"0_0"', True),
+        ('"\u0660"', True),  # a zero, to Python
     ],
 )
 def test_a_document_is_true_as_documented(document: str, expected: bool) -> None:
