@@ -1,7 +1,8 @@
 """Workflows in SQL beside the same statements run bare: `python -m benchmarks.steps [--dsn DSN] [PART ...]`.
 
 Without a DSN a private PostgreSQL is used. The worker is a process of its own. Parts: sequence (three SQL
-nodes, idle), crowd (200 workflows at once, and their statements run bare), join, loop, signal.
+nodes, idle), crowd (200 workflows at once, and their statements run bare), work (the same with statements
+that take the server a few milliseconds), join, loop, signal.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ from pg_durable.commands.worker_process import WorkerProcess
 from pg_durable.embedded import embedded_server
 
 STATEMENT = "insert into effects (what) values ('a row of a step')"
-THREE = f"$${STATEMENT}$$ ~> $${STATEMENT}$$ ~> $${STATEMENT}$$"
+WORKING = "insert into effects (what) select sum(n) from generate_series(1, 40000) as n"
+
+
+def three(statement: str) -> str:
+    return " ~> ".join([f"$${statement}$$"] * 3)
+
+
 SET_UP = """
 create table effects (id bigint generated always as identity primary key, what text not null, at timestamptz not null default clock_timestamp());
 create function tell_end() returns trigger language plpgsql as
@@ -106,7 +113,10 @@ def sequence(bench: Bench) -> dict[str, float]:
     cost: dict[str, float] = {}
     count = bench.options.count
     with bench.counted(cost, count):
-        spent = [bench.milliseconds(lambda: bench.wait(bench.start(THREE))) for _ in range(count)]
+        spent = [
+            bench.milliseconds(lambda: bench.wait(bench.start(three(STATEMENT))))
+            for _ in range(count)
+        ]
     return {**quantiles(spent), **cost}
 
 
@@ -115,18 +125,28 @@ def quantiles(spent: list[float]) -> dict[str, float]:
 
 
 def crowd(bench: Bench) -> dict[str, float]:
+    return _crowd(bench, STATEMENT)
+
+
+def work(bench: Bench) -> dict[str, float]:
+    return _crowd(bench, WORKING)
+
+
+def _crowd(bench: Bench, statement: str) -> dict[str, float]:
     at_once, rounds = bench.options.workflows, bench.options.rounds
     seconds, cost = 0.0, dict[str, float]()
     with bench.counted(cost, at_once * rounds):
         for _ in range(rounds):
-            instances = bench.start(THREE, times=at_once)
+            instances = bench.start(three(statement), times=at_once)
             seconds += bench.milliseconds(lambda: bench.wait(instances)) / 1000  # noqa: B023
     steps = 3 * at_once * rounds / seconds
-    bare = asyncio.run(_bare_per_second(bench.connection, 3 * at_once * rounds))
+    bare = asyncio.run(_bare_per_second(bench.connection, statement, 3 * at_once * rounds))
     return {"steps_per_second": steps, "bare_per_second": bare, "ratio": steps / bare, **cost}
 
 
-async def _bare_per_second(session: psycopg.Connection[tuple[object, ...]], count: int) -> float:
+async def _bare_per_second(
+    session: psycopg.Connection[tuple[object, ...]], statement: str, count: int
+) -> float:
     """The same statement, one commit each, on as many connections as the worker's steps have."""
     dsn = session.info.dsn + (f" password={session.info.password}" if session.info.password else "")
     connections = [
@@ -136,7 +156,7 @@ async def _bare_per_second(session: psycopg.Connection[tuple[object, ...]], coun
 
     async def work(connection: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
         for _ in left:
-            await connection.execute(STATEMENT.encode())
+            await connection.execute(statement.encode())
 
     began = time.perf_counter()
     await asyncio.gather(*map(work, connections))
@@ -205,11 +225,12 @@ def signal(bench: Bench) -> dict[str, float]:
 
 
 PARTS: dict[str, Callable[[Bench], dict[str, float]]] = {
-    part.__name__: part for part in (sequence, crowd, join, loop, signal)
+    part.__name__: part for part in (sequence, crowd, work, join, loop, signal)
 }
 GOALS = {
     ("sequence", "p50_ms"): "at most 15",
     ("crowd", "ratio"): "at least 0.5",
+    ("work", "ratio"): "at least 0.5",
     ("join", "ms_per_branch"): "about that of a fifth of the branches",
     ("loop", "last_to_first"): "about 1",
     ("loop", "worker_mib_at_the_end"): "as after a tenth",
@@ -231,7 +252,7 @@ def workbench(dsn: str, options: argparse.Namespace) -> Iterator[Bench]:
         ends.execute("listen benchmark")
         worker.start()
         bench = Bench(connection, ends, worker, options)
-        bench.wait(bench.start(THREE, times=20))  # warm
+        bench.wait(bench.start(three(STATEMENT), times=20))  # warm
         yield bench
 
 
