@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from duroxide.clock import Clock, SystemClock
 from duroxide.errors import ClientError, ProviderError
@@ -27,6 +27,8 @@ from duroxide.providers.base import (
     Enqueue,
     FinishActivity,
     InstanceStatus,
+    LeasedActivity,
+    LeasedTurn,
     Message,
     Renewal,
     SessionOwner,
@@ -49,10 +51,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Poll:
+class _Poll(Generic[T]):
     """What a look for work found, and when the next look may find more."""
 
-    found: list[object]
+    found: list[T]
     now_ms: int
     due_ms: int | None
     look_again_ms: int | None
@@ -172,7 +174,7 @@ class SqliteProvider(SqliteAdmin):
     ) -> TurnPoll:
         deadline_ms, wakes = self._clock.now_ms() + wait_ms, self._turn_wakes
 
-        def look() -> _Poll:
+        def look() -> _Poll[LeasedTurn]:
             now_ms, store = self._clock.now_ms(), self._store
             turns = store.lease_turns(
                 now_ms,
@@ -185,14 +187,14 @@ class SqliteProvider(SqliteAdmin):
             )
             due_ms = store.next_message_ms(now_ms)
             again_ms = None if turns else store.next_turn_ms(now_ms)
-            return _Poll(list(turns), now_ms, due_ms, again_ms)
+            return _Poll(turns, now_ms, due_ms, again_ms)
 
         while True:
             seen = self._turns.count
             poll = await self._run("poll_turns", look)
             if poll.found or poll.now_ms >= deadline_ms or wakes != self._turn_wakes:
                 turns = tuple(poll.found)
-                return TurnPoll(turns=turns, now_ms=poll.now_ms, next_due_ms=poll.due_ms)  # type: ignore[arg-type]  # leased turns
+                return TurnPoll(turns=turns, now_ms=poll.now_ms, next_due_ms=poll.due_ms)
             until_ms = min(deadline_ms, poll.look_again_ms or deadline_ms)
             await self._wait(self._turns, seen, until_ms)
 
@@ -208,20 +210,20 @@ class SqliteProvider(SqliteAdmin):
     ) -> ActivityPoll:
         deadline_ms, wakes = self._clock.now_ms() + wait_ms, self._activity_wakes
 
-        def look() -> _Poll:
+        def look() -> _Poll[LeasedActivity]:
             now_ms, store = self._clock.now_ms(), self._store
             leased = store.lease_activities(
                 now_ms, worker=worker, want=want, lease_ms=lease_ms, tags=tags, sessions=sessions
             )
             again_ms = None if leased else store.next_activity_ms(now_ms)
-            return _Poll(list(leased), now_ms, again_ms, again_ms)
+            return _Poll(leased, now_ms, again_ms, again_ms)
 
         while True:
             seen = self._activities.count
             poll = await self._run("poll_activities", look)
             if poll.found or poll.now_ms >= deadline_ms or wakes != self._activity_wakes:
                 leased = tuple(poll.found)
-                return ActivityPoll(activities=leased, now_ms=poll.now_ms, next_due_ms=poll.due_ms)  # type: ignore[arg-type]  # leased activities
+                return ActivityPoll(activities=leased, now_ms=poll.now_ms, next_due_ms=poll.due_ms)
             until_ms = min(deadline_ms, poll.look_again_ms or deadline_ms)
             await self._wait(self._activities, seen, until_ms)
 
