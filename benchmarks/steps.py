@@ -43,6 +43,7 @@ create trigger benchmark after update of status on df.instances
     for each row when (new.status in ('completed', 'failed')) execute function tell_end();
 insert into df._settings (name, value) values ('min_loop_interval_ms', '0') on conflict do nothing;
 """
+PATIENCE_S = 900  # a loop of 10,000 iterations on a slow machine
 CONCURRENCY = 16  # connections of the worker's steps, and of the bare statements
 
 
@@ -70,9 +71,9 @@ class Bench:
     def wait(self, instances: list[str]) -> None:
         missing = set(instances) - self.ended
         while missing:
-            told = [item.payload for item in self.ends.notifies(timeout=60, stop_after=1)]
+            told = [item.payload for item in self.ends.notifies(timeout=PATIENCE_S, stop_after=1)]
             if not told:
-                raise TimeoutError(f"{len(missing)} workflows have not ended in 60 s")
+                raise TimeoutError(f"{len(missing)} workflows have not ended in {PATIENCE_S} s")
             self.ended.update(told)
             missing.difference_update(told)
         failed = "select count(*) from df.instances where id = any(%s) and status <> 'completed'"
