@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 
 ALONE_S = 300.0  # then the next one begins beside it: long work would hold up the others for ever
-STEP_MS = 250  # between those that are turned away at once, so that they come back one by one
+STEPS_MS = 10, 250  # between those that are turned away at once, so that they come back one by one
 MOST_STEPS = 60
 
 
@@ -52,11 +52,17 @@ class Suspects:
             self._seated = None
 
     def turn_away(self) -> int:
-        """How many milliseconds later it is to come again; `turned_away` follows once that is stored."""
+        """How many milliseconds later it is to come again; `turned_away` follows once that is stored.
+
+        What has sat here for long may sit for as long again. Most suspects were only refused, by a worker
+        without their code, and need a moment each.
+        """
         self._on_their_way += 1
         self._all_back.clear()
         self._steps += 1
-        return STEP_MS * min(self._steps, MOST_STEPS)
+        least, most = STEPS_MS
+        sat_ms = round((asyncio.get_running_loop().time() - self._since) * 1000)
+        return min(max(least, sat_ms), most) * min(self._steps, MOST_STEPS)
 
     def turned_away(self) -> None:
         self._on_their_way -= 1

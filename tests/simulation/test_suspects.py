@@ -10,7 +10,7 @@ import pytest
 from duroxide.context import OrchestrationContext
 from duroxide.decorators import activity, orchestration
 from duroxide.registry import Registry
-from duroxide.runtime.suspects import ALONE_S, STEP_MS, Suspects
+from duroxide.runtime.suspects import ALONE_S, STEPS_MS, Suspects
 from duroxide.state import ExecutionStatus
 from duroxide.testing.simulation import UnreliableProvider, World, simulate
 
@@ -97,12 +97,39 @@ def test_only_the_culprit_is_poison(culprit: str, seed: int) -> None:
     simulate(scenario, seed)
 
 
+def test_what_was_only_refused_is_soon_done() -> None:
+    """A crowd that workers without its code have refused; the next release has it."""
+
+    @orchestration
+    async def unknown(ctx: OrchestrationContext) -> str:
+        return "done"
+
+    async def scenario(world: World) -> None:
+        client = await world.client()
+        crowd = [await client.start(unknown) for _ in range(200)]
+        old = world.runtime(Registry(), failure_rate=0)
+        await old.start()
+        await asyncio.sleep(60)  # refused four times by then, or more
+        await world.crash(old)
+        new = world.runtime(Registry().add(unknown), failure_rate=0)
+        await new.start()
+        began = asyncio.get_running_loop().time()
+        for instance_id in crowd:
+            state = await client.wait(instance_id, WEEK)
+            assert state.status is ExecutionStatus.COMPLETED
+        assert asyncio.get_running_loop().time() - began < 60
+        await world.crash(new)
+
+    simulate(scenario, 1)
+
+
 async def test_one_sits_and_the_others_come_back_one_by_one() -> None:
     suspects = Suspects(10)
     assert [suspects.is_one(count) for count in (1, 3, 4, 10)] == [False, False, True, True]
     assert suspects.seat("a")
     assert not suspects.seat("b")
-    assert [suspects.turn_away() for _ in range(3)] == [STEP_MS, 2 * STEP_MS, 3 * STEP_MS]
+    least, _ = STEPS_MS
+    assert [suspects.turn_away() for _ in range(3)] == [least, 2 * least, 3 * least]
     alone = asyncio.create_task(suspects.alone())
     for _ in range(2):
         suspects.turned_away()
@@ -124,6 +151,19 @@ async def test_long_work_does_not_keep_the_seat_for_ever(monkeypatch: pytest.Mon
     assert suspects.seat("b")
     suspects.leave("a")
     assert not suspects.seat("c")
+
+
+async def test_who_has_sat_for_long_is_asked_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    suspects, loop = Suspects(10), asyncio.get_running_loop()
+    assert suspects.seat("a")
+    now = loop.time()
+    delays = []
+    for seconds in range(3):
+        later = now + seconds
+        monkeypatch.setattr(loop, "time", lambda later=later: later)
+        delays.append(suspects.turn_away())
+    least, most = STEPS_MS
+    assert delays == [least, 2 * most, 3 * most]
 
 
 def test_a_first_delivery_is_never_suspect() -> None:
