@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import contextmanager
@@ -119,13 +120,15 @@ class Task(DurableFuture[T]):
                 executor.abort(error)
         except StopIteration as stop:
             self._end(State.DONE, stop.value)
-        except (Exception, SystemExit) as failure:  # sys.exit() ends the run, not the worker
-            self._end(State.FAILED, failure)
         except (Cancelled, ContinueAsNewRequested):
             self._end(State.CANCELLED)
         except OrchestrationAbort as abort:
             executor.abort(abort)
             self._end(State.CANCELLED)
+        except BaseException as failure:  # sys.exit() and its kin end the run, not the worker
+            if isinstance(failure, KeyboardInterrupt) and _is_main_thread():
+                raise  # not of the code: somebody pressed Ctrl-C
+            self._end(State.FAILED, failure)
         else:
             self._wait_for(awaited)
         finally:
@@ -141,6 +144,10 @@ class Task(DurableFuture[T]):
     def _end(self, state: State, value: Any = None) -> None:
         del self._executor.tasks[self]
         self.settle(state, value)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 entered_executor: ContextVar[Executor | None] = ContextVar("entered_executor", default=None)

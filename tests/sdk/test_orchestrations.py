@@ -93,6 +93,16 @@ def exits(ctx: Any, value: Any) -> Steps:
     raise SystemExit(3)
 
 
+def leaves(ctx: Any, value: Any) -> Steps:
+    yield ctx.schedule_timer(0)
+    raise GeneratorExit("left")
+
+
+def interrupts(ctx: Any, value: Any) -> Steps:
+    yield ctx.schedule_timer(0)
+    raise KeyboardInterrupt("pressed by nobody")
+
+
 def yields_a_number(ctx: Any, value: Any) -> Steps:
     yield 42
 
@@ -109,6 +119,8 @@ def waits_back(ctx: Any, value: Any) -> Steps:
         (fails_plainly, "ValueError: plain"),
         (is_no_json, "TypeError: Object of type object is not JSON serializable"),
         (exits, "SystemExit: 3"),
+        (leaves, "GeneratorExit: left"),
+        (interrupts, "KeyboardInterrupt: pressed by nobody"),
         (yields_a_number, "Invalid generator step result: "),
         (waits_back, "-5"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -327,6 +329,20 @@ def test_an_interrupt_of_the_process_passes_through() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         play(interrupted)
+
+
+@pytest.mark.parametrize(
+    "kind", [asyncio.CancelledError, GeneratorExit, SystemExit, KeyboardInterrupt]
+)
+def test_code_that_raises_what_is_no_exception_fails_alone(kind: type[BaseException]) -> None:
+    """Outside of the main thread nobody presses Ctrl-C."""
+
+    async def raising(ctx: OrchestrationContext) -> None:
+        raise kind("stop")
+
+    with ThreadPoolExecutor() as threads:
+        _, run = threads.submit(play, raising).result()
+    assert f"{kind.__name__}: stop" in str(run.error)
 
 
 async def wrong_payload(ctx: OrchestrationContext) -> str:
