@@ -57,7 +57,8 @@ def orchestrations(
     async def execute_subtree(ctx: OrchestrationContext, input_text: str) -> str:
         """Its output is the loop's result, the names that it has bound and the signals it has taken."""
         result, walk = await _run(ctx, input_text, subtree)
-        envelope = {"result": result.text, "results": walk.results, "cursors": walk.cursors}
+        names = {name: walk.results[name] for name in walk.bound}
+        envelope = {"result": result.text, "results": names, "cursors": walk.cursors}
         return canonical({"control": "Normal", **envelope})
 
     whole, subtree = (
@@ -85,7 +86,9 @@ async def _run(
     scope = Scope(engine_id=ctx.instance_id, generation=ctx.execution_id, root=root)
     pause = Pause(ctx, told.instance_id)
     execution = Execution(ctx=ctx, graph=graph, told=told, subtree=subtree, pause=pause)
-    walk = Walk(execution, scope, told.results, told.cursors, is_alone=told.is_alone)
+    walk = Walk(
+        execution, scope, told.results, told.cursors, bound=told.bound, is_alone=told.is_alone
+    )
     try:
         return await walk.run(root), walk
     except BreakLoop:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,8 @@ class NodeFailed(Exception):
 class BranchEnd:
     """How a branch ended: exactly one of result, break and failure."""
 
-    results: Mapping[str, str]  # all names that were bound at its end
+    results: Mapping[str, str]  # all names at its end
+    bound: AbstractSet[str]  # those that it has bound itself, be it to what they were before
     cursors: Mapping[str, int]  # of the signals taken by then
     result: Result | None = None
     broken: BreakLoop | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any, Self
@@ -90,6 +90,7 @@ class WorkflowInput:
     iteration: int = 0
     node_id: str | None = None  # the root of a child's walk; None: the root of the graph
     results: Mapping[str, str] = field(default_factory=dict)  # names that are bound already
+    bound: Sequence[str] = ()  # those of them that iterations before this one have bound
     cursors: Mapping[str, int] = field(default_factory=dict)  # of the signals taken so far
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_alone: bool = True  # false: beside this execution, branches of the workflow are walked
@@ -113,6 +114,7 @@ class WorkflowInput:
                 iteration=int(document.get("loop_iteration") or 0),
                 node_id=document.get("node_id"),
                 results=_texts(document.get("results")),
+                bound=tuple(map(_text, document.get("bound") or ())),
                 cursors={name: int(seq) for name, seq in (document.get("cursors") or {}).items()},
                 settings=document.get("settings") or {},
                 is_alone=bool(document.get("is_alone", True)),
@@ -132,6 +134,8 @@ class WorkflowInput:
             document["node_id"] = self.node_id
         if self.results:
             document["results"] = dict(self.results)
+        if self.bound:
+            document["bound"] = list(self.bound)
         if self.cursors:
             document["cursors"] = dict(self.cursors)
         if self.settings:

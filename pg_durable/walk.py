@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, assert_never
 
@@ -66,6 +66,7 @@ class Walk:
 
     Args:
         results: the names bound so far; this walk binds more.
+        bound: those of them that are bound by this walk, of which this is not the first iteration.
         cursors: the number of the last signal taken, by name; this walk takes more.
         is_alone: nothing else of the workflow is under way, so nobody needs earlier signals any more.
     """
@@ -77,6 +78,7 @@ class Walk:
         results: Mapping[str, str],
         cursors: Mapping[str, int],
         *,
+        bound: Iterable[str] = (),
         is_alone: bool,
     ) -> None:
         self.execution = execution
@@ -86,6 +88,7 @@ class Walk:
         self.told = execution.told
         self.scope = scope
         self.results = dict(results)
+        self.bound = set(bound)
         self.cursors = dict(cursors)
 
     async def run(self, root: NodeId) -> Result:
@@ -133,7 +136,7 @@ class Walk:
             self.report(node_id, "failed", error=failure.record())
             raise failure from None
         if node.result_name is not None:
-            self.results[node.result_name] = result.text
+            self._bind(node.result_name, result.text)
         if result.source is None:
             self.report(node_id, "completed", result=result.text)
             return Result(result.text, node_id)
@@ -184,12 +187,11 @@ class Walk:
 
     def _join(self, branches: tuple[NodeId, ...]) -> Visit:
         ends: list[BranchEnd] = yield self.ctx.gather(*map(self._branch, branches))
-        before = dict(self.results)
         texts = []
         for position, end in enumerate(ends, start=1):
             if end.failure is not None:
                 raise end.failure.prefixed(f"JOIN branch {position} failed: ")
-            self._merge(end, before)
+            self._merge(end)
             texts.append(end.value().text)
         return Result(f"[{','.join(texts)}]")
 
@@ -203,7 +205,7 @@ class Walk:
             self.report(loser, "failed", stamp=stamp, error={"message": LOST_RACE})
         if end.failure is not None:
             raise end.failure.prefixed(f"RACE {side} branch failed: ")
-        self._merge(end, dict(self.results))
+        self._merge(end)
         return end.value()
 
     async def _branch(self, root: NodeId) -> BranchEnd:
@@ -211,7 +213,9 @@ class Walk:
         is_loop = isinstance(self.graph[root].kind, Loop)
         scope = self.scope if is_loop else self.scope.branch(root)
         walk = Walk(self.execution, scope, self.results, self.cursors, is_alone=False)
-        end = functools.partial(BranchEnd, results=walk.results, cursors=walk.cursors)
+        end = functools.partial(
+            BranchEnd, results=walk.results, bound=walk.bound, cursors=walk.cursors
+        )
         try:
             return end(result=await walk.run(root))
         except BreakLoop as broken:
@@ -219,12 +223,15 @@ class Walk:
         except NodeFailed as failure:
             return end(failure=failure)
 
-    def _merge(self, end: BranchEnd, before: dict[str, str]) -> None:
+    def _merge(self, end: BranchEnd) -> None:
         """Take over the names that the branch has bound, not those that it was given."""
-        for name, text in end.results.items():
-            if before.get(name) != text:
-                self.results[name] = text
+        for name in sorted(end.bound):
+            self._bind(name, end.results[name])
         self._advance(end.cursors)
+
+    def _bind(self, name: str, text: str) -> None:
+        self.results[name] = text
+        self.bound.add(name)
 
     def _advance(self, cursors: Mapping[str, int]) -> None:
         for name, seq in cursors.items():
@@ -262,7 +269,13 @@ class Walk:
         self._continue(coming)
 
     def _continue(self, iteration: int) -> NoReturn:
-        told = replace(self.told, iteration=iteration, results=self.results, cursors=self.cursors)
+        told = replace(
+            self.told,
+            iteration=iteration,
+            results=self.results,
+            bound=sorted(self.bound),
+            cursors=self.cursors,
+        )
         self.ctx.continue_as_new(told.encode())
 
     def _nested_loop(self, node_id: NodeId, *, is_branch: bool) -> Visit:
@@ -272,6 +285,7 @@ class Walk:
             node_id=node_id,
             iteration=0,
             results=self.results,
+            bound=(),
             cursors=self.cursors,
             is_alone=self.is_alone,
         )
@@ -290,7 +304,8 @@ class Walk:
             raise NodeFailed.of(error).prefixed(prefix) from None
         finally:
             self.execution.pause.child_ended(child_id)
-        self.results.update(envelope["results"])
+        for name, text in envelope["results"].items():
+            self._bind(name, text)
         self._advance(envelope["cursors"])
         return Result(envelope["result"], node_id)
 

@@ -56,15 +56,19 @@ class State:
 
     names: dict[str, Any] = field(default_factory=dict)
     cursors: dict[str, int] = field(default_factory=dict)  # of the signals taken, by name
+    bound: set[str] = field(default_factory=set)  # by this branch itself
 
     def copy(self) -> State:
         return State(dict(self.names), dict(self.cursors))
 
-    def merge(self, other: State, before: Mapping[str, Any]) -> None:
+    def bind(self, name: str, value: Any) -> None:
+        self.names[name] = value
+        self.bound.add(name)
+
+    def merge(self, other: State) -> None:
         """Take over what the branch has bound, not what it was given, and the signals it has taken."""
-        self.names.update(
-            {k: v for k, v in other.names.items() if k not in before or before[k] != v}
-        )
+        for name in other.bound:
+            self.bind(name, other.names[name])
         for name, seq in other.cursors.items():
             self.cursors[name] = max(seq, self.cursors.get(name, 0))
 
@@ -91,7 +95,7 @@ class Interpreter:
         """Args: nested: it is neither the root nor a branch of JOIN or RACE."""
         if tree[0] == "as":
             result = self.visit(tree[2], state, path, nested=nested)
-            state.names[tree[1]] = result
+            state.bind(tree[1], result)
             return result
         try:
             result = self.composite(tree, state, path, nested=nested)
@@ -178,11 +182,11 @@ class Interpreter:
                 ends.append((self.visit(branch, copy, (*path, place), nested=False), copy))
             except (Failed, Broke) as error:
                 ends.append((error, copy))
-        before, results = dict(state.names), []
+        results = []
         for position, (end, copy) in enumerate(ends, start=1):
             if isinstance(end, Failed):
                 raise Failed(f"JOIN branch {position} failed: {end}")
-            state.merge(copy, before)
+            state.merge(copy)
             if isinstance(end, Broke):
                 raise end
             results.append(end)
@@ -197,12 +201,12 @@ class Interpreter:
         except Failed as failure:
             raise Failed(f"RACE {side} branch failed: {failure}") from None
         except Broke:
-            state.merge(copy, state.names)
+            state.merge(copy)
             raise
         finally:
             # A winner that ends at once may leave the loser no time to begin.
             self.statuses[(*path, lost, 1)] = {"cancelled", "skipped"}
-        state.merge(copy, state.names)
+        state.merge(copy)
         return result
 
     def loop(self, body: Tree, condition: Tree | None, state: State, path: Path) -> Any:

@@ -78,6 +78,27 @@ def test_join_waits_for_all_and_reports_the_first_failure_by_position(
     assert workflows.all("select i from seen") == [(1,)]
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        "('select ''old'' as v' |=> 'v')",
+        "df.loop('select ''old'' as v' |=> 'v', 'select false')",
+        "df.loop('select ''old'' as v' |=> 'v', 'select {sys_iteration} < 1')",
+    ],
+    ids=["step", "loop", "loop of two iterations"],
+)
+def test_the_later_branch_wins_also_with_the_value_from_before(
+    workflows: Workflows, last: str
+) -> None:
+    """df-execution 3.6: a branch that binds a name to what it was has bound it."""
+    workflows.run("insert into df._settings (name, value) values ('min_loop_interval_ms', '0')")
+    result = workflows.finish(
+        f"'select ''old'' as v' |=> 'v' ~> df.join('select ''new'' as v' |=> 'v', {last})"
+        " ~> 'select $v.v as v'"
+    )
+    assert result["rows"] == [{"v": "old"}]
+
+
 def test_names_of_join_branches_are_merged_and_stale_copies_are_not(workflows: Workflows) -> None:
     result = workflows.finish(
         "'select 1 as n' |=> 'x' ~> (('select 2 as n' |=> 'x') & ('select 3 as n' |=> 'y'))"
