@@ -38,6 +38,8 @@ def sql(walk: Walk, node: Node, kind: Sql) -> Visit:
         "database": node.database,
         "stamp": walk.scope.stamp,
     }
+    if walk.told.iteration:
+        request["iteration"] = walk.told.iteration
     if kind.options != SqlOptions():
         request["options"] = kind.options.document()
     tag = tag_of("sql", node.submitted_by)

@@ -41,6 +41,7 @@ def sql_activity(steps: SqlSteps, *, concurrency: int) -> ActivityDef[Any, Any]:
             submitted_by=request["submitted_by"],
             database=request["database"],
             stamp=request["stamp"],
+            iteration=request.get("iteration", 0),
             options=SqlOptions.parse(request.get("options") or {}),
         )
         try:

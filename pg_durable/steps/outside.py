@@ -176,6 +176,7 @@ class TwoCommits:
         statements = [
             f"SET df.instance_id = {quote_literal(step.workflow_id)}",
             f"SET df.node_id = {quote_literal(step.node_id)}",
+            f"SET df.iteration = {step.iteration}",
         ]
         timeout_ms = timeout_of(step, self._timeout_ms)
         if timeout_ms:

@@ -240,6 +240,7 @@ class SqlSteps:
             step.options.begin,
             f"SET LOCAL df.instance_id = {quote_literal(step.workflow_id)}",
             f"SET LOCAL df.node_id = {quote_literal(step.node_id)}",
+            f"SET LOCAL df.iteration = {step.iteration}",
         ]
         timeout_ms = timeout_of(step, self._options.timeout_ms)
         if timeout_ms:

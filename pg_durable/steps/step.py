@@ -32,6 +32,7 @@ class SqlStep:
     submitted_by: str
     database: str | None
     stamp: str  # scope and generation, for status_details
+    iteration: int = 0  # of the loop around it, from 0
     options: SqlOptions = field(default_factory=SqlOptions)
     record: Record = field(default_factory=Record, compare=False)
 

@@ -299,3 +299,24 @@ def test_a_loop_that_lost_its_race_says_so(workflows: Workflows) -> None:
     assert workflows.wait(instance) == "completed"
     lost = "select status, error from df.nodes where instance_id = %s and node_type = 'LOOP'"
     assert workflows.all(lost, instance) == [("failed", "Loop branch cancelled after losing RACE")]
+
+
+@pytest.mark.parametrize("tx", ["auto", "none"])
+def test_a_trigger_can_ask_which_step_of_which_iteration_it_is_in(
+    workflows: Workflows, tx: str
+) -> None:
+    workflows.run(
+        """
+        create table seen (
+            i int default 0,
+            iteration text default current_setting('df.iteration'),
+            node text default current_setting('df.node_id'),
+            instance text default current_setting('df.instance_id'));
+        insert into df._settings (name, value) values ('min_loop_interval_ms', '0');
+        """
+    )
+    step = f"""df.sql('insert into seen default values', '{{"tx": "{tx}"}}')"""
+    instance = workflows.start(f"df.loop({step}, 'select {{sys_iteration}} < 2')")
+    assert workflows.wait(instance) == "completed"
+    rows = workflows.all("select iteration, instance, node <> '' from seen order by iteration")
+    assert rows == [(str(number), instance, True) for number in range(3)]
