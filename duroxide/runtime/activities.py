@@ -14,7 +14,7 @@ from duroxide import work
 from duroxide.activity_context import FinishedAs
 from duroxide.codec import decode_work
 from duroxide.errors import CodecError
-from duroxide.failures import Failure, PoisonedActivity, PoisonFailure, activity_failure
+from duroxide.failures import activity_failure
 from duroxide.ids import ActivityToken, EventId
 from duroxide.providers.base import (
     AbandonActivity,
@@ -29,10 +29,10 @@ from duroxide.providers.base import (
 from duroxide.registry import ActivityDef, Registry
 from duroxide.runtime.admission import Admission, Gates
 from duroxide.runtime.ahead import Ahead
-from duroxide.runtime.backoff import redelivery_delay_ms
 from duroxide.runtime.builtin import builtin_activities
 from duroxide.runtime.calls import call_activity
 from duroxide.runtime.caps import TagCaps
+from duroxide.runtime.declined import Declined
 from duroxide.runtime.deliveries import (
     Completion,
     Delivery,
@@ -125,6 +125,9 @@ class ActivityDispatcher:
         self._deliver = deliver
         self._builtin = builtin_activities(provider)
         self._tell_ended = ended
+        self._declined = Declined(
+            options, flusher=flusher, leases=leases, suspects=suspects, ended=self._ended
+        )
         self._slots = Slots(options.activity_slots)
         self._admission = Admission(options.activity_slots)
         self._ahead = Ahead(options.activity_slots, options.prefetch_ms / 1000)
@@ -279,20 +282,22 @@ class ActivityDispatcher:
             if not isinstance(execute, work.ActivityExecute):
                 raise CodecError("the activity queue holds what is not an activity")
         except CodecError as error:
-            return self._beside(leased, self._leave_to_others(leased, "unreadable", str(error)))
+            return self._beside(
+                leased, self._declined.leave_to_others(leased, "unreadable", str(error))
+            )
         name = execute.name
         if leased.attempt_count > self._options.attempts:
-            return self._beside(leased, self._poison(leased, name))
+            return self._beside(leased, self._declined.poison(leased, name))
         definition = self._builtin.get(name) or self._registry.activity(name)
         if definition is None:
             why = "it is not registered here"
-            return self._beside(leased, self._leave_to_others(leased, name, why))
+            return self._beside(leased, self._declined.leave_to_others(leased, name, why))
         if not has_room:  # leased while others of its tag were on their way here
-            return self._beside(leased, self._hand_back(leased, name))
+            return self._beside(leased, self._declined.hand_back(leased, name))
         is_suspect = self._suspects.is_one(leased.attempt_count)
         if is_suspect and not self._suspects.seat(leased.token):
             delay_ms = self._suspects.turn_away()
-            return self._beside(leased, self._turn_away(leased, name, delay_ms))
+            return self._beside(leased, self._declined.turn_away(leased, name, delay_ms))
         beat = self._heartbeats.of(leased.token)
         context = context_of(leased, execute, self._worker_id, beat)
         delivery = Delivery(leased, definition, context, execute.input, contextvars.copy_context())
@@ -343,7 +348,7 @@ class ActivityDispatcher:
         delivery.is_concluded = True  # its turn will come, and nothing will happen then
         del self._waiting[delivery.leased.token]
         name = delivery.definition.name
-        self._beside(delivery.leased, self._hand_back(delivery.leased, name))
+        self._beside(delivery.leased, self._declined.hand_back(delivery.leased, name))
 
     def _beside(self, leased: LeasedActivity, ending: Coroutine[Any, Any, None]) -> None:
         """End an activity in hand by something that has to wait."""
@@ -475,60 +480,6 @@ class ActivityDispatcher:
             message=message if isinstance(message, FinishedAs) else None,
             waited_s=delivery.waited_s,
         )
-
-    # What can't be run.
-
-    async def _leave_to_others(self, leased: LeasedActivity, name: str, why: str) -> None:
-        """Leave it to another worker for a while; after too many deliveries it is poison."""
-        if leased.attempt_count > self._options.attempts:
-            return await self._poison(leased, name)
-        base_ms, longest_ms = self._options.unregistered_backoff_ms
-        delay_ms = redelivery_delay_ms(leased.attempt_count, base_ms=base_ms, longest_ms=longest_ms)
-        logger.warning(
-            "activity %r of %s is left to others for %s ms: %s",
-            name,
-            leased.instance_id,
-            delay_ms,
-            why,
-            extra={"instance_id": leased.instance_id, "activity_name": name},
-        )
-        self._leases.ending(leased.token)
-        await self._flusher.commit(AbandonActivity(token=leased.token, delay_ms=delay_ms))
-        return self._ended(leased, name, "unregistered", 0.0)
-
-    async def _hand_back(self, leased: LeasedActivity, name: str) -> None:
-        """Nothing new is begun any more: somebody else may have it, and it does not count."""
-        self._leases.ending(leased.token)
-        await self._flusher.commit(AbandonActivity(token=leased.token, count_attempt=False))
-        return self._ended(leased, name, "handed_back", 0.0)
-
-    async def _turn_away(self, leased: LeasedActivity, name: str, delay_ms: int) -> None:
-        """Another suspect runs here."""
-        self._leases.ending(leased.token)
-        item = AbandonActivity(token=leased.token, delay_ms=delay_ms, count_attempt=False)
-        try:
-            await self._flusher.commit(item)
-        finally:
-            self._suspects.turned_away()
-        return self._ended(leased, name, "handed_back", 0.0)
-
-    async def _poison(self, leased: LeasedActivity, name: str) -> None:
-        failure = Failure(
-            kind=PoisonFailure(
-                attempt_count=leased.attempt_count,
-                max_attempts=self._options.attempts,
-                subject=PoisonedActivity(
-                    instance_id=leased.instance_id,
-                    execution_id=leased.execution_id,
-                    activity_name=name,
-                    activity_id=leased.activity_id,
-                ),
-                message=leased.body,
-            )
-        )
-        self._leases.ending(leased.token)
-        await self._flusher.commit(finish_item(leased, failed(leased, failure)))
-        return self._ended(leased, name, "poisoned", 0.0)
 
     def _ended(
         self,
