@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -39,11 +40,17 @@ def launch(
 async def _run(definition: OrchestrationDef[..., Any], ctx: OrchestrationContext, text: str) -> str:
     args, kwargs = definition.decode_input(text)
     _this_task_yields(ctx, definition.style is not Style.NATIVE)
-    result = definition.fn(ctx, *args, **kwargs)
-    if isinstance(result, Generator):  # also that of a plain function around a generator
-        result = await drive(ctx, result)
-    elif definition.style is Style.NATIVE:
-        result = await result
+    try:
+        result = definition.fn(ctx, *args, **kwargs)
+        if isinstance(result, Generator):  # also that of a plain function around a generator
+            result = await drive(ctx, result)
+        elif definition.style is Style.NATIVE:
+            result = await result
+    except KeyboardInterrupt as error:
+        if threading.current_thread() is threading.main_thread():
+            raise
+        # Nobody presses Ctrl-C here, and it would end the loop of everybody in this thread.
+        raise RuntimeError("the orchestration raised KeyboardInterrupt") from error
     return definition.encode_output(result)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import contextmanager
@@ -125,9 +124,9 @@ class Task(DurableFuture[T]):
         except OrchestrationAbort as abort:
             executor.abort(abort)
             self._end(State.CANCELLED)
+        except KeyboardInterrupt:  # not of the code: somebody pressed Ctrl-C
+            raise
         except BaseException as failure:  # sys.exit() and its kin end the run, not the worker
-            if isinstance(failure, KeyboardInterrupt) and _is_main_thread():
-                raise  # not of the code: somebody pressed Ctrl-C
             self._end(State.FAILED, failure)
         else:
             self._wait_for(awaited)
@@ -144,10 +143,6 @@ class Task(DurableFuture[T]):
     def _end(self, state: State, value: Any = None) -> None:
         del self._executor.tasks[self]
         self.settle(state, value)
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 entered_executor: ContextVar[Executor | None] = ContextVar("entered_executor", default=None)

@@ -100,7 +100,7 @@ def leaves(ctx: Any, value: Any) -> Steps:
 
 def interrupts(ctx: Any, value: Any) -> Steps:
     yield ctx.schedule_timer(0)
-    raise KeyboardInterrupt("pressed by nobody")
+    raise KeyboardInterrupt
 
 
 def yields_a_number(ctx: Any, value: Any) -> Steps:
@@ -120,7 +120,7 @@ def waits_back(ctx: Any, value: Any) -> Steps:
         (is_no_json, "TypeError: Object of type object is not JSON serializable"),
         (exits, "SystemExit: 3"),
         (leaves, "GeneratorExit: left"),
-        (interrupts, "KeyboardInterrupt: pressed by nobody"),
+        (interrupts, "the orchestration raised KeyboardInterrupt"),
         (yields_a_number, "Invalid generator step result: "),
         (waits_back, "-5"),
     ],

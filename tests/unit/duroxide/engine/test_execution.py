@@ -331,18 +331,22 @@ def test_an_interrupt_of_the_process_passes_through() -> None:
         play(interrupted)
 
 
-@pytest.mark.parametrize(
-    "kind", [asyncio.CancelledError, GeneratorExit, SystemExit, KeyboardInterrupt]
-)
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit, SystemExit])
 def test_code_that_raises_what_is_no_exception_fails_alone(kind: type[BaseException]) -> None:
-    """Outside of the main thread nobody presses Ctrl-C."""
-
     async def raising(ctx: OrchestrationContext) -> None:
         raise kind("stop")
 
-    with ThreadPoolExecutor() as threads:
-        _, run = threads.submit(play, raising).result()
+    _, run = play(raising)
     assert f"{kind.__name__}: stop" in str(run.error)
+
+
+def test_outside_of_the_main_thread_an_interrupt_is_a_failure() -> None:
+    async def interrupted(ctx: OrchestrationContext) -> None:
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor() as threads:
+        _, run = threads.submit(play, interrupted).result()
+    assert "the orchestration raised KeyboardInterrupt" in str(run.error)
 
 
 async def wrong_payload(ctx: OrchestrationContext) -> str:
