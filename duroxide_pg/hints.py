@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-DUTY = 3
+DUTY = 2
 """A busy process looks at most this fraction of the time, so that each look finds more."""
 LONGEST_LOOK_S = 0.003
 
