@@ -95,6 +95,7 @@ class Wakeups:
     async def close(self) -> None:
         if self._telling is not None:
             self._telling.cancel()
+            self._telling = None
         tasks, self._tasks = self._tasks, []
         tasks += [task for task in (self._waking, self._registering) if task is not None]
         tasks += self._registrations

@@ -9,11 +9,13 @@ import pytest
 import pytest_asyncio
 
 from benchmarks.servers import CountingProvider
-from benchmarks.workloads import chain, registry
+from benchmarks.workloads import chain, listener, registry
 from duroxide.client import AsyncClient
 from duroxide.clock import SystemClock
 from duroxide.providers.base import Enqueue, LeasedTurn, Message, MessageKind
 from duroxide.runtime.runtime import AsyncRuntime
+from duroxide.runtime.watching import LOOK_AGAIN_MS
+from duroxide.state import ExecutionStatus
 from duroxide_pg.waiting import SHORTEST_POLL_S
 from duroxide_pg.wakeups import PATIENCE_S
 from tests.provider.postgres_store import empty, installed_dsn
@@ -62,6 +64,21 @@ async def test_an_instance_of_one_activity_takes_seven_requests(provider: Counti
             await client.wait(f"i{number}")
             counts.append(provider.requests - before)
     assert min(counts) <= 7, counts  # a slow machine is told of more, and looks more often
+
+
+async def test_that_an_instance_has_begun_is_told_also_after_a_rest(
+    provider: CountingProvider,
+) -> None:
+    provider._wakeups.began(["who rests before it is told"])
+    await provider.rest()
+    await provider.start()
+    async with AsyncRuntime(provider, registry()), AsyncClient(provider) as client:
+        running = client.wait_until("late", lambda s: s.status is ExecutionStatus.RUNNING)
+        waiting = asyncio.create_task(running)
+        await asyncio.sleep(0.3)  # by then it waits to be told
+        await client.start(listener, 1, instance_id="late")
+        async with asyncio.timeout(LOOK_AGAIN_MS / 1000 / 2):
+            await waiting
 
 
 class TestAfterAPollThatLeftNothingBehind:
