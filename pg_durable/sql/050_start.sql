@@ -101,12 +101,15 @@ $$;
 
 comment on function df._own_vars() is 'The caller''s variables';
 
+-- Here and in what else is called for each workflow, plans are made once a session (force_generic_plan holds in
+-- all that is called from there): to plan anew takes longer than to run.
 create function df.start(
     fut text, label text default null, database text default null, transaction_mode text default 'caller'
 )
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_node text;

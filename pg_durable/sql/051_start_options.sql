@@ -8,6 +8,7 @@
 create function df.start(fut text, options jsonb, label text default null) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_database text := options ->> 'database';

@@ -40,6 +40,7 @@ comment on function df.cancel(text, text) is 'Cancels a workflow as part of this
 create function df.signal(instance_id text, signal_name text, signal_data text, dedup_id text) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_status text;
@@ -216,6 +217,7 @@ comment on function df._relay_pause_v1(text, text) is 'Tells a loop inside a wor
 create function df._consume_request() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
     delete from df._inbox as b where b.seq = new.seq;

@@ -1847,6 +1847,7 @@ create function df._deliver_signals() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_instances text[];
@@ -1958,6 +1959,7 @@ returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_last_seq bigint;
@@ -2125,12 +2127,15 @@ $$;
 
 comment on function df._own_vars() is 'The caller''s variables';
 
+-- Here and in what else is called for each workflow, plans are made once a session (force_generic_plan holds in
+-- all that is called from there): to plan anew takes longer than to run.
 create function df.start(
     fut text, label text default null, database text default null, transaction_mode text default 'caller'
 )
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_node text;
@@ -2257,6 +2262,7 @@ revoke execute on function df._graph_text(text) from public;
 create function df.start(fut text, options jsonb, label text default null) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_database text := options ->> 'database';
@@ -2366,6 +2372,7 @@ comment on function df.cancel(text, text) is 'Cancels a workflow as part of this
 create function df.signal(instance_id text, signal_name text, signal_data text, dedup_id text) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_status text;
@@ -2542,6 +2549,7 @@ comment on function df._relay_pause_v1(text, text) is 'Tells a loop inside a wor
 create function df._consume_request() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
     delete from df._inbox as b where b.seq = new.seq;
