@@ -5,6 +5,7 @@ Source: docs/reference/cli.md, docs/reference/errors.md.
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
 from collections.abc import Callable, Sequence
@@ -213,6 +214,8 @@ def version(dsn: str | None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; what goes wrong is told on standard error."""
+    # What psycopg says of a connection that Ctrl-C found busy is for logs, which only a worker keeps.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     try:
         status = cli.main(arguments, prog_name="pg-durable", standalone_mode=False)
     except click.Abort as abort:  # what click makes of every KeyboardInterrupt, after a new line

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import secrets
 import socket
+import subprocess
+import sys
 
 import psycopg
 import pytest
@@ -158,3 +160,13 @@ def test_debug_adds_the_traceback_to_the_message(database: Database) -> None:
     assert done.status == 5
     assert "Traceback" in done.errors
     assert "To fix it: run `pg-durable install`" in done.errors
+
+
+def test_words_of_the_driver_are_not_for_the_terminal() -> None:
+    """Ctrl-C may find a connection busy, of which psycopg says so."""
+    code = (
+        "import logging; from pg_durable import cli; assert cli.run(['--help']) == 0;"
+        " logging.getLogger('psycopg').warning('error ignored in rollback')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
