@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from duroxide.errors import DuroxideError
 from duroxide.ids import ActivityToken, EventId, ExecutionId, InstanceId, MessageId
@@ -38,6 +38,24 @@ class LeaseLost(DuroxideError):
     """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreseen:
+    """An activity of a turn whose commit is under way: perhaps this process runs it next."""
+
+    instance_id: InstanceId
+    execution_id: ExecutionId
+    activity_id: EventId
+    text: str  # its input
+
+
+class HeadStart(Protocol):
+    """What was begun for an activity that is not yet sure to come; nothing of it may have an effect."""
+
+    def drop(self) -> None:
+        """The activity does not come, or comes without it: undo it. Also called when it was used."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class ActivityContext:
     """One delivery of an activity. The same activity may be delivered again after a crash.
@@ -59,6 +77,7 @@ class ActivityContext:
     tag: str | None = None
     session_id: str | None = None
     last_heartbeat: Any = None  # of earlier deliveries; None if there is none
+    head_start: HeadStart | None = None  # what the definition's `head_start` has begun for it
     _beat: Callable[[Any], None] | None = field(default=None, repr=False)
     _cancelled: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
@@ -107,11 +126,11 @@ class ActivityContext:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        names = [name for name in self.__slots__ if name not in ("_cancelled", "_beat")]
-        return {name: getattr(self, name) for name in names}
+        stays = ("_cancelled", "_beat", "head_start")
+        return {name: getattr(self, name) for name in self.__slots__ if name not in stays}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
         self._cancelled = asyncio.Event()
-        self._beat = None
+        self._beat = self.head_start = None

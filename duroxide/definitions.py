@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
 from duroxide.errors import RegistrationError
 from duroxide.payload import JSON, Codec
@@ -16,7 +16,7 @@ from duroxide.signatures import UNKNOWN, Arguments, Signature, signature_of, und
 from duroxide.version import SemVer
 
 if TYPE_CHECKING:
-    from duroxide.activity_context import ActivityContext
+    from duroxide.activity_context import ActivityContext, Foreseen, HeadStart
     from duroxide.engine.journal import Journal
 
 P = ParamSpec("P")
@@ -28,6 +28,7 @@ T = TypeVar("T")
 DEFAULT_VERSION = "1.0.0"
 
 Prepare = Callable[[str], Awaitable[object]]
+BeginEarly: TypeAlias = "Callable[[Foreseen], HeadStart | None]"
 
 
 class Style(Enum):
@@ -52,6 +53,7 @@ class ActivityDef(Generic[P, R_co]):
     max_concurrency: int | None = None  # in one worker process
     executor: Executor | None = None  # where a plain function runs; None: the runtime's threads
     raw: bool = False  # payloads are exact texts: the function takes and returns str
+    head_start: BeginEarly | None = None  # called on the event loop while a turn is committed
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.fn(*args, **kwargs)
@@ -232,6 +234,7 @@ def define_activity(
     retry: RetryPolicy | None = None,
     max_concurrency: int | None = None,
     executor: Executor | None = None,
+    head_start: BeginEarly | None = None,
 ) -> ActivityDef[P, R]:
     """Describe a function as an activity.
 
@@ -239,6 +242,8 @@ def define_activity(
         name: default: the function's own.
         takes_context: whether the first parameter is the context; default: by its name or annotation.
         raw: it takes the payload's exact text and returns the result's.
+        head_start: begins what the activity would begin with, while the turn is being committed that
+            adds it, and what can be undone until then; the activity finds it in `ctx.head_start`.
 
     Raises:
         RegistrationError: the function can't be one.
@@ -262,6 +267,7 @@ def define_activity(
         max_concurrency=max_concurrency,
         executor=executor,
         raw=raw,
+        head_start=head_start,
     )
 
 

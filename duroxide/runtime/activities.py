@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from typing import Any, Protocol
 
 from duroxide import work
-from duroxide.activity_context import FinishedAs
+from duroxide.activity_context import FinishedAs, Foreseen
 from duroxide.codec import decode_work
 from duroxide.errors import CodecError
 from duroxide.failures import activity_failure
@@ -43,6 +43,7 @@ from duroxide.runtime.deliveries import (
     record_of,
 )
 from duroxide.runtime.flusher import Flusher
+from duroxide.runtime.headstarts import Begun, HeadStarts
 from duroxide.runtime.heartbeats import Heartbeats
 from duroxide.runtime.leases import Leases
 from duroxide.runtime.options import RuntimeOptions
@@ -134,6 +135,7 @@ class ActivityDispatcher:
         self._caps = TagCaps(
             options.tag_caps, lambda: self._ahead.count / max(1, options.activity_slots)
         )
+        self._head_starts = HeadStarts(self._slots, self._caps, self._admission, self._free_place)
         self._waiting: dict[ActivityToken, Delivery] = {}  # for a slot, in the order of arrival
         self._look: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[Any]] = set()
@@ -194,6 +196,9 @@ class ActivityDispatcher:
             known: what the bodies say, of activities that a turn of this process has just added.
         """
         for leased in activities:
+            begun = self._head_starts.claim(
+                (leased.instance_id, leased.execution_id, leased.activity_id)
+            )
             self._in_hand[leased.token] = leased
             self._nothing_in_hand.clear()
             has_room = self._caps.has_room(leased.tag)
@@ -201,7 +206,32 @@ class ActivityDispatcher:
             self._slots.take()
             self._caps.take(leased.tag)
             self._sessions.began(leased)
-            self._receive(leased, known.get(leased.activity_id), has_room=has_room)
+            self._receive(leased, known.get(leased.activity_id), begun, has_room=has_room)
+
+    def foresee(self, turn: CommitTurn, added: Mapping[EventId, work.ActivityExecute]) -> None:
+        """The commit of a turn has begun: begin the activities that can be begun before they are leased."""
+        if self._is_draining:
+            return
+        tags = self._caps.selection(self._options.tags)
+        for activity in turn.activities:
+            execute = added[activity.activity_id]
+            definition = self._registry.activity(execute.name)
+            if definition is None or definition.head_start is None:
+                continue
+            if activity.session_id is None and tags.accepts(activity.tag):
+                foreseen = Foreseen(
+                    instance_id=turn.instance_id,
+                    execution_id=turn.execution_id,
+                    activity_id=activity.activity_id,
+                    text=execute.input,
+                )
+                gates = self._gates(definition, activity.tag)
+                self._head_starts.give(foreseen, definition.head_start, activity.tag, gates)
+
+    def settle(self, turn: CommitTurn) -> None:
+        """What became of a turn is known, and what it leased to this process was accepted."""
+        for activity in turn.activities:
+            self._head_starts.drop((turn.instance_id, turn.execution_id, activity.activity_id))
 
     def cancelled(self, turn: CommitTurn) -> None:
         """A turn has given activities up: those that run here hear of it before their next renewal."""
@@ -218,6 +248,7 @@ class ActivityDispatcher:
     def begin_nothing_new(self) -> None:
         """From now on, hand back what a commit leases to this process."""
         self._is_draining = True
+        self._head_starts.drop_all()
         for delivery in tuple(self._waiting.values()):
             self._hand_back_waiting(delivery)
 
@@ -260,11 +291,13 @@ class ActivityDispatcher:
 
     def _free_slot(self, token: ActivityToken) -> None:
         if token in self._slotted:
-            tag = self._slotted.pop(token)
-            self._slots.give()
-            if self._caps.give(tag) and self.poller.is_asking:
-                # That poll leaves out what there is room for now.
-                self._provider.wake(activities=True)
+            self._free_place(self._slotted.pop(token))
+
+    def _free_place(self, tag: str | None) -> None:
+        self._slots.give()
+        if self._caps.give(tag) and self.poller.is_asking:
+            # That poll leaves out what there is room for now.
+            self._provider.wake(activities=True)
 
     def _leave_gate(self, delivery: Delivery) -> None:
         if delivery.is_let_through:
@@ -274,46 +307,63 @@ class ActivityDispatcher:
     # One activity.
 
     def _receive(
-        self, leased: LeasedActivity, execute: work.WorkItem | None, *, has_room: bool
+        self,
+        leased: LeasedActivity,
+        execute: work.WorkItem | None,
+        begun: Begun | None,
+        *,
+        has_room: bool,
     ) -> None:
+        delivery = self._delivery(leased, execute, has_room=has_room)
+        is_suspect = self._suspects.is_one(leased.attempt_count)
+        if begun is not None and (is_suspect or not isinstance(delivery, Delivery)):
+            self._head_starts.undo(begun)
+            begun = None
+        if not isinstance(delivery, Delivery):
+            return self._beside(leased, delivery)
+        self._leases.hold(
+            leased.token, leased.expires_at_ms, lambda: self._lose(delivery), delivery.renewed
+        )
+        delivery.began = asyncio.get_running_loop().time()
+        self._waiting[leased.token] = delivery
+        delivery.gates = self._gates(delivery.definition, leased.tag)
+        if is_suspect:
+            self._beside(leased, self._enter_alone(delivery))
+        elif begun is not None:  # it is behind the gates
+            delivery.context.head_start = begun.head_start
+            self._run(delivery)
+        else:
+            self._admission.enter(delivery.gates, lambda: self._run(delivery))
+        if leased.token in self._waiting:
+            self._look_soon()
+        return None
+
+    def _delivery(
+        self, leased: LeasedActivity, execute: work.WorkItem | None, *, has_room: bool
+    ) -> Delivery | Coroutine[Any, Any, None]:
+        """What to run, or, if this process can't, what ends it or gives it back."""
         try:
             if execute is None:
                 execute = decode_work(leased.body)
             if not isinstance(execute, work.ActivityExecute):
                 raise CodecError("the activity queue holds what is not an activity")
         except CodecError as error:
-            return self._beside(
-                leased, self._declined.leave_to_others(leased, "unreadable", str(error))
-            )
+            return self._declined.leave_to_others(leased, "unreadable", str(error))
         name = execute.name
         if leased.attempt_count > self._options.attempts:
-            return self._beside(leased, self._declined.poison(leased, name))
+            return self._declined.poison(leased, name)
         definition = self._builtin.get(name) or self._registry.activity(name)
         if definition is None:
             why = "it is not registered here"
-            return self._beside(leased, self._declined.leave_to_others(leased, name, why))
+            return self._declined.leave_to_others(leased, name, why)
         if not has_room:  # leased while others of its tag were on their way here
-            return self._beside(leased, self._declined.hand_back(leased, name))
-        is_suspect = self._suspects.is_one(leased.attempt_count)
-        if is_suspect and not self._suspects.seat(leased.token):
+            return self._declined.hand_back(leased, name)
+        if self._suspects.is_one(leased.attempt_count) and not self._suspects.seat(leased.token):
             delay_ms = self._suspects.turn_away()
-            return self._beside(leased, self._declined.turn_away(leased, name, delay_ms))
+            return self._declined.turn_away(leased, name, delay_ms)
         beat = self._heartbeats.of(leased.token)
         context = context_of(leased, execute, self._worker_id, beat)
-        delivery = Delivery(leased, definition, context, execute.input, contextvars.copy_context())
-        self._leases.hold(
-            leased.token, leased.expires_at_ms, lambda: self._lose(delivery), delivery.renewed
-        )
-        delivery.began = asyncio.get_running_loop().time()
-        self._waiting[leased.token] = delivery
-        delivery.gates = self._gates(definition, leased.tag)
-        if is_suspect:
-            self._beside(leased, self._enter_alone(delivery))
-        else:
-            self._admission.enter(delivery.gates, lambda: self._run(delivery))
-        if leased.token in self._waiting:
-            self._look_soon()
-        return None
+        return Delivery(leased, definition, context, execute.input, contextvars.copy_context())
 
     async def _enter_alone(self, delivery: Delivery) -> None:
         await self._suspects.alone()
@@ -367,6 +417,7 @@ class ActivityDispatcher:
         delivery.is_let_through = True
         if delivery.is_concluded or self._is_draining:
             loop.call_soon(self._leave_gate, delivery)  # not within another's end
+            _drop_head_start(delivery)
             if not delivery.is_concluded:
                 self._hand_back_waiting(delivery)
             return
@@ -375,6 +426,7 @@ class ActivityDispatcher:
         delivery.waited_s = leased.waited_ms / 1000 + now - delivery.began
         delivery.began = now
         if delivery.context.is_cancelled():
+            _drop_head_start(delivery)
             loop.call_soon(self._conclude, delivery, "lost", None)
             return
         if self._hears_beginnings:
@@ -415,6 +467,7 @@ class ActivityDispatcher:
         self._running.discard(task)
         self._free_slot(delivery.leased.token)  # while its completion is written, others run
         self._leave_gate(delivery)
+        _drop_head_start(delivery)
         seconds = task.get_loop().time() - delivery.began
         self._ahead.ended(seconds)
         self._slots.ahead = self._ahead.count
@@ -496,3 +549,8 @@ class ActivityDispatcher:
         if not is_recorded:
             self._tell_ended(leased, wrote_itself=outcome == "finished", message=message)
         self._observer.activity_ended(record_of(leased, name, outcome, seconds, waited_s))
+
+
+def _drop_head_start(delivery: Delivery) -> None:
+    if delivery.context.head_start is not None:
+        delivery.context.head_start.drop()

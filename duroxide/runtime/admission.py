@@ -26,6 +26,11 @@ class Gate:
         else:
             self._waiting.append(begin)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether one that comes now need not wait."""
+        return self._free > 0
+
     def leave(self) -> None:
         """One that was let through has ended."""
         if self._waiting:
@@ -54,6 +59,10 @@ class Admission:
         for name, limit in reversed(gates):
             go_on = functools.partial(self._gate(name, limit).enter, go_on)
         return go_on()
+
+    def is_open(self, gates: Gates) -> bool:
+        """Whether one that comes now need not wait."""
+        return self._all.is_open and all(self._gate(name, limit).is_open for name, limit in gates)
 
     def _gate(self, name: str, limit: int) -> Gate:
         gate = self._by_name.get(name)

@@ -85,6 +85,10 @@ class TagCaps:
     def has_room(self, tag: str | None) -> bool:
         return all(self._room(level, cap) > 0 for level, cap in self.gates(tag))
 
+    def has_room_to_run(self, tag: str | None, count: int) -> bool:
+        """Whether so many more could run at once, and not only be taken."""
+        return all(cap - self._taken[level] >= count for level, cap in self.gates(tag))
+
     def at_most(self, want: int) -> int:
         """How many to ask for, so that all fit whatever comes, but of a tag that is new here."""
         for level, cap in self._known.items():

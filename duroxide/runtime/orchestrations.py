@@ -279,6 +279,8 @@ class OrchestrationDispatcher:
         self._nothing_pends.clear()
         self._slots.take()
         self._flusher.submit(item, lambda answer: self._concluded(pending, item, answer))
+        if isinstance(item, CommitTurn) and pending in self._pending and _is_usual(leased, item):
+            self._activities.foresee(item, _added_by(decision))
 
     def _concluded(self, pending: _Pending, item: CommitItem, answer: CommitResult) -> None:
         """Keep the instance, or what is in memory of it, or neither."""
@@ -313,6 +315,8 @@ class OrchestrationDispatcher:
                 self._keep_in_memory(live)
             else:
                 _park(live)
+        if isinstance(item, CommitTurn):
+            self._activities.settle(item)
         if is_written and pending.keeps and not is_ours:
             self._write_beside(hand_back(leased))
         if decision.unreadable is not None:
@@ -490,6 +494,11 @@ class OrchestrationDispatcher:
                 failure=FailureLabels.of(result.events),
             )
         )
+
+
+def _is_usual(leased: LeasedTurn, turn: CommitTurn) -> bool:
+    """Whether its commit will surely go through: nothing went wrong before, and others know the instance."""
+    return leased.attempt_count <= 1 and (turn.new_execution is None or turn.execution_id > 1)
 
 
 def _added_by(decision: Decision) -> dict[EventId, work.ActivityExecute]:

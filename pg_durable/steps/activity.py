@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from duroxide.activity_context import (
@@ -12,6 +13,7 @@ from duroxide.activity_context import (
     ActivityContext,
     AlreadyFinished,
     FinishedAs,
+    Foreseen,
     LeaseLost,
 )
 from duroxide.errors import ActivityError
@@ -20,6 +22,7 @@ from duroxide.runtime.tasks import end
 from pg_durable.leaves import EXECUTE_SQL
 from pg_durable.sqloptions import SqlOptions
 from pg_durable.steps.failures import StepFailed
+from pg_durable.steps.headstart import EarlyStep
 from pg_durable.steps.sql import SqlSteps
 from pg_durable.steps.step import LeaseGone, SqlStep
 
@@ -30,22 +33,12 @@ def sql_activity(steps: SqlSteps, *, concurrency: int) -> ActivityDef[Any, Any]:
     """The activity `execute-sql`; its input is what `walk` writes."""
 
     async def execute_sql(ctx: ActivityContext, request_text: str) -> AlreadyFinished | FinishedAs:
-        request = json.loads(request_text)
-        step = SqlStep(
-            instance_id=ctx.instance_id,
-            execution_id=ctx.execution_id,
-            activity_id=ctx.activity_id,
-            token=ctx.token,
-            node_id=request["node_id"],
-            query=request["query"],
-            submitted_by=request["submitted_by"],
-            database=request["database"],
-            stamp=request["stamp"],
-            iteration=request.get("iteration", 0),
-            options=SqlOptions.parse(request.get("options") or {}),
-        )
+        early = ctx.head_start
+        assert early is None or isinstance(early, EarlyStep)
+        step = read_step(ctx, request_text) if early is None else early.step
+        step = replace(step, token=ctx.token)
         try:
-            await while_wanted(ctx, steps.run(step))
+            await while_wanted(ctx, steps.run(step, early))
         except LeaseGone as gone:
             raise LeaseLost(str(gone)) from gone
         except StepFailed as failure:
@@ -55,8 +48,34 @@ def sql_activity(steps: SqlSteps, *, concurrency: int) -> ActivityDef[Any, Any]:
             ) from failure
         return step.record.message or ALREADY_FINISHED
 
+    def begin_early(foreseen: Foreseen) -> EarlyStep | None:
+        return steps.begin_early(read_step(foreseen, foreseen.text))
+
     return define_activity(
-        execute_sql, name=EXECUTE_SQL, takes_context=True, raw=True, max_concurrency=concurrency
+        execute_sql,
+        name=EXECUTE_SQL,
+        takes_context=True,
+        raw=True,
+        max_concurrency=concurrency,
+        head_start=begin_early,
+    )
+
+
+def read_step(of: ActivityContext | Foreseen, request_text: str) -> SqlStep:
+    """The step of an activity; it has no token yet."""
+    request = json.loads(request_text)
+    return SqlStep(
+        instance_id=of.instance_id,
+        execution_id=of.execution_id,
+        activity_id=of.activity_id,
+        token="",
+        node_id=request["node_id"],
+        query=request["query"],
+        submitted_by=request["submitted_by"],
+        database=request["database"],
+        stamp=request["stamp"],
+        iteration=request.get("iteration", 0),
+        options=SqlOptions.parse(request.get("options") or {}),
     )
 
 

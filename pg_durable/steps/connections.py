@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, pq
@@ -22,6 +22,8 @@ Connect: TypeAlias = Callable[[str, str | None], Awaitable[AsyncConnection]]
 """Opens a session as a role in a database (None: the home database), in autocommit mode."""
 
 _Key: TypeAlias = tuple[str, str | None]
+
+_PATIENCE_S = 0.05  # for a session that is being cleaned, rather than to open another
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class StepConnections:
         self._connect = connect
         self._idle_s = idle_s
         self._idle: dict[_Key, list[_Idle]] = defaultdict(list)
+        self._cleaning: dict[_Key, set[asyncio.Task[None]]] = defaultdict(set)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -50,13 +53,16 @@ class StepConnections:
 
         If the caller is interrupted, the statement that runs is cancelled at the server.
         """
-        connection = self._take(role, database) or await self._connect(role, database)
+        key = role, database
+        connection = await self._take_soon(key) or await self._connect(role, database)
         try:
             yield connection
         except BaseException:
             await _abandon(connection)
             raise
-        self._spawn(self._give_back((role, database), connection))
+        cleaning = self.spawn(self._give_back(key, connection))
+        self._cleaning[key].add(cleaning)
+        cleaning.add_done_callback(self._cleaning[key].discard)
 
     async def close(self) -> None:
         self._closed = True
@@ -66,13 +72,41 @@ class StepConnections:
             while idle:
                 await idle.pop().take().close()
 
-    def _take(self, role: str, database: str | None) -> AsyncConnection | None:
-        idle = self._idle[role, database]
+    def has_any(self, role: str, database: str | None) -> bool:
+        """Whether a session can be had now or soon without opening one, as far as is known."""
+        key = role, database
+        return bool(self._idle.get(key) or self._cleaning.get(key))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run what uses sessions; `close` waits for its end."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: whoever wants it has it
+
+    async def _take_soon(self, key: _Key) -> AsyncConnection | None:
+        """An idle session, if there is one or one is about to be."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PATIENCE_S
+        while (connection := self._take(key)) is None:
+            cleaning, left_s = self._cleaning[key], until - loop.time()
+            if not cleaning or left_s <= 0:
+                return None
+            await asyncio.wait(cleaning, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        return connection
+
+    def _take(self, key: _Key) -> AsyncConnection | None:
+        idle = self._idle[key]
         while idle:
             connection = idle.pop().take()
             if not connection.closed and not _is_dead(connection):
                 return connection
-            self._spawn(connection.close())
+            self.spawn(connection.close())
         return None
 
     async def _give_back(self, key: _Key, connection: AsyncConnection) -> None:
@@ -96,12 +130,7 @@ class StepConnections:
 
     def _expire(self, key: _Key, connection: AsyncConnection) -> None:
         self._idle[key] = [idle for idle in self._idle[key] if idle.connection is not connection]
-        self._spawn(connection.close())
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.spawn(connection.close())
 
 
 def _is_dead(connection: AsyncConnection) -> bool:

@@ -26,6 +26,7 @@ from pg_durable.quoting import quote_identifier, quote_literal
 from pg_durable.steps.connections import StepConnections
 from pg_durable.steps.desk import Desk
 from pg_durable.steps.failures import StatementFailed, StepFailed, from_connection, from_server
+from pg_durable.steps.headstart import EarlyStep
 from pg_durable.steps.outside import (
     NOT_IN_A_TRANSACTION,
     NeedsNoTransaction,
@@ -93,8 +94,33 @@ class SqlSteps:
         )
         self._need_no_transaction: OrderedDict[tuple[str, str], None] = OrderedDict()
 
-    async def run(self, step: SqlStep) -> None:
+    def begin_early(self, step: SqlStep) -> EarlyStep | None:
+        """Run the text of a step that is about to be leased, if that can't be noticed.
+
+        It has to be one that only its record can commit, and there has to be a session for it.
+        """
+        step = self._roles.known(step)
+        role = step.submitted_by
+        options = step.options
+        if (
+            step.database not in (None, self._home_database)
+            or self._identity.actor(role).set_role is not None
+            or not self._connections.has_any(role, None)
+            or options.tx == "none"
+            or options.isolation != "read committed"  # its snapshot would not show the lease
+            or (step.workflow_id, step.node_id) in self._need_no_transaction
+            or transaction_end(step.query) is not None
+        ):
+            return None
+        early = EarlyStep(step)
+        early.begin(self._connections.spawn, self._attempt(step, early))
+        return early
+
+    async def run(self, step: SqlStep, early: EarlyStep | None = None) -> None:
         """Run the step and return once effect and record are committed.
+
+        Args:
+            early: what `begin_early` has begun for it.
 
         Raises:
             StepFailed: for good; nothing of it is committed.
@@ -102,7 +128,7 @@ class SqlSteps:
         """
         step = self._roles.known(step)
         try:
-            await self._run(step)
+            await self._run(step, early)
         except (CannotLogIn, WrongSession) as error:
             current = await self._roles.current(step)
             if current.submitted_by == step.submitted_by:
@@ -112,14 +138,14 @@ class SqlSteps:
             except WrongSession as wrong:
                 raise _as_failure(wrong) from wrong
 
-    async def _run(self, step: SqlStep) -> None:
+    async def _run(self, step: SqlStep, early: EarlyStep | None = None) -> None:
         if self._identity.actor(step.submitted_by).set_role is not None:
             step = await self._roles.current(step)
         place = None if step.database == self._home_database else step.database
         in_transaction = self._in_transaction(step)
         if place is None and in_transaction:
             try:
-                return await self._repeat(lambda: self._attempt(step), step)
+                return await self._repeat(lambda: self._attempt(step), step, early)
             except NeedsNoTransaction:
                 in_transaction = False
         step = await self._roles.current(step)  # nothing would be rolled back afterwards
@@ -174,11 +200,17 @@ class SqlSteps:
         delay = self._options.backoff_s * 2 ** (attempt - 1)
         await self._sleep(delay * (0.5 + self._jitter() / 2))
 
-    async def _repeat(self, attempt: Callable[[], Awaitable[None]], step: SqlStep) -> None:
+    async def _repeat(
+        self, attempt: Callable[[], Awaitable[None]], step: SqlStep, early: EarlyStep | None
+    ) -> None:
         attempts = self._attempts(step)
         number = 1
         while True:
             try:
+                if early is not None:
+                    begun, early = early, None
+                    if await begun.finish(step):
+                        return None
                 return await attempt()
             except TryAgain as error:
                 if error.counts and number == attempts:
@@ -186,7 +218,7 @@ class SqlSteps:
                 await self._pause(number)
                 number += error.counts
 
-    async def _attempt(self, step: SqlStep) -> None:
+    async def _attempt(self, step: SqlStep, early: EarlyStep | None = None) -> None:
         actor = self._identity.actor(step.submitted_by)
         failure: StatementFailed | None = None
         lost_in_commit: psycopg.Error | None = None
@@ -201,6 +233,8 @@ class SqlSteps:
                         self._options.limits,
                         before=self._before(step, actor),
                     )
+                    if early is not None:
+                        step = await early.leased()
                     try:
                         await self._finish(connection, step, result)
                     except psycopg.OperationalError as error:

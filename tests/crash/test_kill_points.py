@@ -48,7 +48,9 @@ class Scenario:
     end: str = "completed"
 
 
+AHEAD = f"$$/*two*/ {effect('two').removeprefix('$$')}"
 SCENARIOS = {
+    "ahead": Scenario(f"{effect('one')} ~> {AHEAD}", ("one", "two")),
     "sequence": Scenario(f"{effect('one')} ~> {effect('two')}", ("one", "two")),
     "loop": Scenario(f"df.loop({NEXT}, {THRICE})", ROUNDS),
     "nested loop": Scenario(
@@ -64,9 +66,12 @@ SCENARIOS = {
 
 FINISH, CLAIM, GIVE_UP = b"_finish_step_v1(", b"df._claim_signal_v1(", b"_unclaim_signal_v1("
 FIRST_TEXT, TURN = b"insert into effects", b"execute-sql"
+SECOND_TEXT = b"df.iteration = 0;/*two*/"  # while the turn is committed that adds the step
 POINTS: dict[str, tuple[str, bytes, Moment]] = {
     "after the lease of a step": ("sequence", FIRST_TEXT, BEFORE),
     "after the text of a step": ("sequence", FIRST_TEXT, AFTER),
+    "before a text runs ahead of its turn": ("ahead", SECOND_TEXT, BEFORE),
+    "after a text ran ahead of its turn": ("ahead", SECOND_TEXT, AFTER),
     "before a step is finished": ("sequence", FINISH, BEFORE),
     "before the COMMIT of a step": ("sequence", FINISH, BEFORE_COMMIT),
     "after the COMMIT of a step": ("sequence", FINISH, AFTER),
@@ -85,7 +90,11 @@ POINTS: dict[str, tuple[str, bytes, Moment]] = {
     "in a race": ("race", FINISH, AFTER),
     "in a join": ("join", FINISH, BEFORE_COMMIT),
 }
-SAMPLE = {"before the COMMIT of a step", "after the COMMIT of a step"}
+SAMPLE = {
+    "before the COMMIT of a step",
+    "after the COMMIT of a step",
+    "after a text ran ahead of its turn",
+}
 
 
 @pytest.fixture(autouse=True)
