@@ -67,6 +67,17 @@ $$;
 
 comment on function df._node_records(text[], text[]) is 'The records in the projections of turns';
 
+create function df._node_details(p_status text, p_stamp text, p_details jsonb, p_error jsonb) returns jsonb
+language sql stable
+as $$
+    select jsonb_build_object('execution_id', p_stamp)
+        || case when jsonb_typeof(p_details) = 'object' then p_details else '{}' end
+        || case when p_status = 'failed' and jsonb_typeof(p_error) = 'object'
+            then jsonb_build_object('error', p_error) else '{}' end
+$$;
+
+comment on function df._node_details(text, text, jsonb, jsonb) is 'What status_details of a node says';
+
 -- Writes node records. `source` names the node whose result is copied; one that is written by the same
 -- records counts as written.
 create function df._write_nodes(p_records jsonb) returns void
@@ -78,6 +89,22 @@ set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
 as $$
 begin
+    if not p_records @? '$[*].source ? (@ != null)' then  -- nothing is copied
+        update df.nodes as n
+        set status = r.status,
+            result = case r.status
+                when 'completed' then df._document(r.result)
+                when 'failed' then to_jsonb(coalesce(r.error ->> 'message', r.result))
+            end,
+            error = case when r.status = 'failed' then coalesce(r.error ->> 'message', r.result) end,
+            status_details = df._node_details(r.status, r.stamp, r.details, r.error),
+            updated_at = clock_timestamp()
+        from jsonb_to_recordset(p_records) as r (
+            instance text, node text, status text, stamp text, result text, error jsonb, details jsonb
+        )
+        where n.instance_id = r.instance and n.id = r.node;
+        return;
+    end if;
     with recursive record as materialized (
         select r.*
         from jsonb_to_recordset(p_records) as r (
@@ -108,10 +135,7 @@ begin
             when 'failed' then to_jsonb(coalesce(r.error ->> 'message', r.result))
         end,
         error = case when r.status = 'failed' then coalesce(r.error ->> 'message', r.result) end,
-        status_details = coalesce(jsonb_build_object('execution_id', r.stamp), '{}')
-            || case when jsonb_typeof(r.details) = 'object' then r.details else '{}' end
-            || case when r.status = 'failed' and jsonb_typeof(r.error) = 'object'
-                then jsonb_build_object('error', r.error) else '{}' end,
+        status_details = df._node_details(r.status, r.stamp, r.details, r.error),
         updated_at = clock_timestamp()
     from record as r
     left join copied as c on c.instance = r.instance and c.node = r.node
@@ -145,6 +169,7 @@ declare
     v_locked text[];
     v_busy text[] := '{}';
     v_busy_nodes text[];
+    v_rows integer;
 begin
     -- Instances that begin or end in these turns.
     select array_agg(w.id), array_agg(w.ends) into v_ids, v_ends
@@ -175,20 +200,26 @@ begin
     end if;
 
     if v_records <> '[]' and not p_wait then
-        with record as materialized (
-            select r.instance, r.node from jsonb_to_recordset(v_records) as r (instance text, node text)
-        ),
-        locked as materialized (
-            select n.instance_id, n.id
+        perform from jsonb_to_recordset(v_records) as r (instance text, node text)
+        join df.nodes as n on n.instance_id = r.instance and n.id = r.node
+        for no key update of n skip locked;
+        get diagnostics v_rows = row_count;
+        if v_rows < jsonb_array_length(v_records) then  -- locked by others, or gone
+            with record as materialized (
+                select r.instance, r.node from jsonb_to_recordset(v_records) as r (instance text, node text)
+            ),
+            locked as materialized (
+                select n.instance_id, n.id
+                from df.nodes as n
+                join record as r on n.instance_id = r.instance and n.id = r.node
+                for no key update of n skip locked
+            )
+            select array_agg(distinct n.instance_id) into v_busy_nodes
             from df.nodes as n
             join record as r on n.instance_id = r.instance and n.id = r.node
-            for no key update of n skip locked
-        )
-        select array_agg(distinct n.instance_id) into v_busy_nodes
-        from df.nodes as n
-        join record as r on n.instance_id = r.instance and n.id = r.node
-        where not exists (select from locked as l where l.instance_id = n.instance_id and l.id = n.id);
-        v_busy := v_busy || coalesce(v_busy_nodes, '{}');
+            where not exists (select from locked as l where l.instance_id = n.instance_id and l.id = n.id);
+            v_busy := v_busy || coalesce(v_busy_nodes, '{}');
+        end if;
     end if;
 
     if v_busy <> '{}' then
@@ -229,6 +260,9 @@ begin
         end if;
     end if;
 
+    if v_busy = '{}' then
+        return v_busy;
+    end if;
     return (
         select coalesce(array_agg(distinct p), '{}')
         from unnest(p_instance_ids) as p

@@ -114,6 +114,12 @@ declare
     v_superseding text[];
     v_ended text[];
     v_busy text[];
+    v_told text[] := t_instance;  -- to the hook: all that goes well so far
+    v_executions bigint[] := t_execution;
+    v_names text[] := t_name;
+    v_statuses text[] := t_status;
+    v_outputs text[] := t_output;
+    v_projections text[] := t_projection;
     v_lost_finishes integer;
     v_lost_ordinals bigint[];
     v_rows integer;
@@ -243,15 +249,28 @@ begin
     end if;
 
     if p_hook is not null and cardinality(v_ok) > 0 then
+        if not v_all then
+            select array_agg(t.instance_id order by t.ordinal), array_agg(t.execution_id order by t.ordinal),
+                   array_agg(t.name order by t.ordinal), array_agg(t.status order by t.ordinal),
+                   array_agg(t.output order by t.ordinal), array_agg(t.projection order by t.ordinal)
+              into v_told, v_executions, v_names, v_statuses, v_outputs, v_projections
+              from unnest(t_instance, t_execution, t_name, t_status, t_output, t_projection)
+                   with ordinality
+                   as t (instance_id, execution_id, name, status, output, projection, ordinal)
+             where t.instance_id = any (v_ok);
+        end if;
+        if array_position(v_names, null) is not null then  -- only first turns say a name
+            select array_agg(coalesce(t.name, s.orchestration_name) order by t.ordinal) into v_names
+              from unnest(v_told, v_names) with ordinality as t (instance_id, name, ordinal)
+              left join lateral (
+                  select i.orchestration_name from {schema}.instances as i
+                   where i.instance_id = t.instance_id
+                  offset 0
+              ) as s on true;
+        end if;
         execute format('select %s($1, $2, $3, $4, $5, $6, $7)', p_hook::regproc)
            into v_busy
-          using (select array_agg(t.instance_id order by t.ordinal) from unnest(t_instance) with ordinality as t (instance_id, ordinal) where v_all or t.instance_id = any (v_ok)),
-                (select array_agg(t.execution_id order by t.ordinal) from unnest(t_instance, t_execution) with ordinality as t (instance_id, execution_id, ordinal) where v_all or t.instance_id = any (v_ok)),
-                (select array_agg(coalesce(t.name, s.orchestration_name) order by t.ordinal) from unnest(t_instance, t_name) with ordinality as t (instance_id, name, ordinal) left join lateral (select i.orchestration_name from {schema}.instances as i where i.instance_id = t.instance_id offset 0) as s on true where v_all or t.instance_id = any (v_ok)),
-                (select array_agg(t.status order by t.ordinal) from unnest(t_instance, t_status) with ordinality as t (instance_id, status, ordinal) where v_all or t.instance_id = any (v_ok)),
-                (select array_agg(t.output order by t.ordinal) from unnest(t_instance, t_output) with ordinality as t (instance_id, output, ordinal) where v_all or t.instance_id = any (v_ok)),
-                (select array_agg(t.projection order by t.ordinal) from unnest(t_instance, t_projection) with ordinality as t (instance_id, projection, ordinal) where v_all or t.instance_id = any (v_ok)),
-                p_hook_wait;
+          using v_told, v_executions, v_names, v_statuses, v_outputs, v_projections, p_hook_wait;
         if cardinality(v_busy) > 0 then
             v_all := false;
             select array_agg(case when i = any (v_busy) then 5 else code end::smallint order by ordinal)
