@@ -31,7 +31,8 @@ class CommitTurn:
     History fits when `first_event_id` is the event that comes next in `execution_id`, or is 1 and the
     execution is the next one. The store deletes the `consumed` messages and only those, adds the
     activities before it removes the cancelled ones (scheduled and dropped in one turn nets to nothing),
-    and gives the lease back unless `keep_lease_ms` is set.
+    and gives the lease back unless `keep_lease_ms` is set. Messages of the lease that it leaves were
+    not delivered in vain: with the lease, this delivery of theirs is taken back.
     """
 
     instance_id: InstanceId

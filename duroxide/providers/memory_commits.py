@@ -87,6 +87,9 @@ class MemoryCommits(MemoryTables):
             self._enqueue(message, now_ms)
         self._cancel_timers(turn)
         if turn.keep_lease_ms is None:
+            queue = self.messages.get(turn.instance_id, {})
+            for message_id in lease.message_ids & queue.keys():  # left for later: not a failure
+                queue[message_id].attempt_count -= 1
             self.release(turn.instance_id)
         else:
             lease.expires_at_ms = now_ms + turn.keep_lease_ms

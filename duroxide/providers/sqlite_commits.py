@@ -94,6 +94,8 @@ class SqliteCommits(SqliteTables):
         self._enqueue(turn.messages, now_ms)
         self._cancel(turn)
         if turn.keep_lease_ms is None:
+            # What is left for later was not delivered in vain.
+            self._run("forgive_delivery", {"instance_id": turn.instance_id})
             self._run("end_lease", (turn.instance_id,))
         else:
             self._run("extend_lease", (now_ms + turn.keep_lease_ms, turn.instance_id))

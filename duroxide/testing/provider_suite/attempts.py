@@ -110,3 +110,18 @@ class AttemptSuite(SuiteBase):
         await store.commit_turn(await store.lease("i1"))
         await store.send("i1", "next")
         assert (await store.lease("i1")).attempt_count == 1
+
+    async def test_what_a_written_turn_leaves_for_later_is_not_counted(
+        self, store: StoreDriver
+    ) -> None:
+        """An execution that continues as new leaves the rest of its batch to the next one."""
+        await store.start("i1")
+        await store.send("i1", "later")
+        first = await store.lease("i1")
+        await store.commit_turn(first, consumed=(first.messages[0].message_id,))
+        for _ in range(2):
+            leased = await store.lease("i1")
+            assert (bodies(leased), leased.attempt_count) == (["later"], 1)
+            await store.commit_turn(leased, consumed=())
+        await store.abandon(await store.lease("i1"))
+        assert (await store.lease("i1")).attempt_count == 2

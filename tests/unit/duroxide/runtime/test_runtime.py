@@ -248,6 +248,25 @@ async def test_an_instance_continues_as_new() -> None:
 
 
 @virtually
+async def test_an_actor_that_takes_one_message_an_execution_works_off_any_backlog() -> None:
+    """What an execution leaves to the next one was not delivered in vain."""
+
+    @orchestration
+    async def actor(ctx: OrchestrationContext, seen: list[int]) -> list[int]:
+        seen.append(await ctx.queue("numbers", int).get())
+        if len(seen) < 30:
+            ctx.continue_as_new(seen)
+        return seen
+
+    async with working(actor, max_attempts=2) as (client, _):
+        first = Signal(name="numbers", data=0, queued=True)
+        instance = await client.start(actor, [], signal=first)
+        for number in range(1, 30):
+            await client.enqueue(instance, "numbers", number)
+        assert await client.result(instance) == list(range(30))
+
+
+@virtually
 async def test_starting_an_id_twice_starts_it_once() -> None:
     seen = Seen()
     async with working(one_activity, double, observer=seen) as (client, _):
