@@ -81,6 +81,7 @@ class Ended(Protocol):
 _UNKNOWN: Mapping[EventId, work.ActivityExecute] = {}
 
 LONGEST_WAIT_S = 1.0  # for a slot; then others may have what was leased ahead
+SESSION_PAUSE_MS = 100  # of an activity whose session is one too many here
 INTERRUPT_S = 1.0  # for code to end once it was cancelled
 
 
@@ -205,8 +206,9 @@ class ActivityDispatcher:
             self._slotted[leased.token] = leased.tag
             self._slots.take()
             self._caps.take(leased.tag)
-            self._sessions.began(leased)
-            self._receive(leased, known.get(leased.activity_id), begun, has_room=has_room)
+            fits = self._sessions.began(leased)
+            execute = known.get(leased.activity_id)
+            self._receive(leased, execute, begun, has_room=has_room, fits=fits)
 
     def foresee(self, turn: CommitTurn, added: Mapping[EventId, work.ActivityExecute]) -> None:
         """The commit of a turn has begun: begin the activities that can be begun before they are leased."""
@@ -285,7 +287,8 @@ class ActivityDispatcher:
         leased = self._in_hand.pop(token, None)
         if leased is not None:
             self._free_slot(token)
-            self._sessions.ended(leased)
+            if self._sessions.ended(leased) and self.poller.is_asking:
+                self._provider.wake(activities=True)
         if not self._in_hand:
             self._nothing_in_hand.set()
 
@@ -313,8 +316,9 @@ class ActivityDispatcher:
         begun: Begun | None,
         *,
         has_room: bool,
+        fits: bool,
     ) -> None:
-        delivery = self._delivery(leased, execute, has_room=has_room)
+        delivery = self._delivery(leased, execute, has_room=has_room, fits=fits)
         is_suspect = self._suspects.is_one(leased.attempt_count)
         if begun is not None and (is_suspect or not isinstance(delivery, Delivery)):
             self._head_starts.undo(begun)
@@ -339,7 +343,7 @@ class ActivityDispatcher:
         return None
 
     def _delivery(
-        self, leased: LeasedActivity, execute: work.WorkItem | None, *, has_room: bool
+        self, leased: LeasedActivity, execute: work.WorkItem | None, *, has_room: bool, fits: bool
     ) -> Delivery | Coroutine[Any, Any, None]:
         """What to run, or, if this process can't, what ends it or gives it back."""
         try:
@@ -358,6 +362,8 @@ class ActivityDispatcher:
             return self._declined.leave_to_others(leased, name, why)
         if not has_room:  # leased while others of its tag were on their way here
             return self._declined.hand_back(leased, name)
+        if not fits:  # one session too many is in flight here
+            return self._declined.hand_back(leased, name, SESSION_PAUSE_MS)
         if self._suspects.is_one(leased.attempt_count) and not self._suspects.seat(leased.token):
             delay_ms = self._suspects.turn_away()
             return self._declined.turn_away(leased, name, delay_ms)

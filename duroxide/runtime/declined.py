@@ -59,10 +59,11 @@ class Declined:
         await self._flusher.commit(AbandonActivity(token=leased.token, delay_ms=delay_ms))
         return self._ended(leased, name, "unregistered", 0.0)
 
-    async def hand_back(self, leased: LeasedActivity, name: str) -> None:
-        """Somebody else may have it now, and it does not count."""
+    async def hand_back(self, leased: LeasedActivity, name: str, delay_ms: int = 0) -> None:
+        """Somebody else may have it, now or after a pause, and it does not count."""
         self._leases.ending(leased.token)
-        await self._flusher.commit(AbandonActivity(token=leased.token, count_attempt=False))
+        item = AbandonActivity(token=leased.token, delay_ms=delay_ms, count_attempt=False)
+        await self._flusher.commit(item)
         return self._ended(leased, name, "handed_back", 0.0)
 
     async def turn_away(self, leased: LeasedActivity, name: str, delay_ms: int) -> None:

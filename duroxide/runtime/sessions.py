@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import defaultdict
 from typing import cast
 
 from duroxide.errors import ProviderError
+from duroxide.ids import ActivityToken
 from duroxide.providers.base import LeasedActivity, Provider, ProviderAdmin, SessionOwner
 from duroxide.runtime.telemetry import Observer
 
@@ -44,23 +45,37 @@ class SessionKeeper:
         self._idle_ms = idle_ms
         self._observer = observer
         self._sweep_s = sweep_s
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: defaultdict[str, set[ActivityToken]] = defaultdict(set)
+        self._was_full = False  # when it was last asked what may be claimed
         self._has_claimed = asyncio.Event()
 
     def claim(self) -> SessionOwner:
         """What a poll may claim now."""
         left = max(self._limit - len(self._in_flight), 0)
+        self._was_full = left == 0
         return SessionOwner(owner=self._owner, lease_ms=self._lease_ms, max_new=left)
 
-    def began(self, leased: LeasedActivity) -> None:
-        if leased.session_id is not None:
-            self._in_flight[leased.session_id] += 1
-            self._has_claimed.set()
+    def began(self, leased: LeasedActivity) -> bool:
+        """Whether it fits into the limit: a poll also gives what belongs to sessions that are held idle."""
+        session_id = leased.session_id
+        if session_id is None:
+            return True
+        self._has_claimed.set()
+        if session_id not in self._in_flight and len(self._in_flight) >= self._limit:
+            return False
+        self._in_flight[session_id].add(leased.token)
+        return True
 
-    def ended(self, leased: LeasedActivity) -> None:
-        if leased.session_id is not None:
-            self._in_flight[leased.session_id] -= 1
-            self._in_flight += Counter()  # keeps only those above zero
+    def ended(self, leased: LeasedActivity) -> bool:
+        """Whether a poll that was told there is no room for another session is wrong by now."""
+        session_id = leased.session_id
+        if session_id is None or session_id not in self._in_flight:
+            return False
+        self._in_flight[session_id].discard(leased.token)
+        if self._in_flight[session_id]:
+            return False
+        del self._in_flight[session_id]
+        return self._was_full and len(self._in_flight) < self._limit
 
     async def run(self) -> None:
         """Renew and sweep until cancelled."""

@@ -98,6 +98,58 @@ def test_no_more_sessions_are_claimed_than_allowed() -> None:
     assert most == 2
 
 
+def test_a_session_begins_as_soon_as_another_has_ended() -> None:
+    """The poll that was told of no room for it would wait for half a minute."""
+
+    @activity
+    async def visit() -> None:
+        await asyncio.sleep(1)
+
+    @orchestration
+    async def one_visit(ctx: OrchestrationContext, session: str) -> None:
+        await ctx.call(visit.bind(), session=session)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with working(one_visit, visit, max_sessions_per_runtime=1) as (client, _):
+            began = loop.time()
+            ids = [await client.start(one_visit, f"s{number}") for number in range(4)]
+            await asyncio.gather(*(client.result(i, timeout=HOUR) for i in ids))
+            assert loop.time() - began < 5
+
+    run_virtual(scenario())
+
+
+def test_sessions_that_are_held_idle_count_once_they_have_work() -> None:
+    now: set[str] = set()
+    most: list[int] = []
+
+    @activity
+    async def visit(ctx: ActivityContext) -> None:
+        now.add(ctx.session_id or "")
+        most.append(len(now))
+        await asyncio.sleep(1)
+        now.discard(ctx.session_id or "")
+
+    @orchestration
+    async def two_visits(ctx: OrchestrationContext, session: str) -> None:
+        await ctx.call(visit.bind(), session=session)
+        await ctx.wait_event("again", buffered=True)
+        await ctx.call(visit.bind(), session=session)
+
+    async def scenario() -> None:
+        async with working(two_visits, visit, max_sessions_per_runtime=2) as (client, _):
+            ids = [await client.start(two_visits, f"s{number}") for number in range(6)]
+            await asyncio.sleep(10)  # all six are held by now
+            assert len(most) == 6
+            for instance in ids:
+                await client.raise_event(instance, "again")
+            await asyncio.gather(*(client.result(i, timeout=HOUR) for i in ids))
+
+    run_virtual(scenario())
+    assert (max(most), len(most)) == (2, 12)
+
+
 def test_a_tag_finds_the_worker_that_has_it() -> None:
     seen: list[tuple[str, str | None]] = []
 
