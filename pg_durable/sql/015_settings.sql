@@ -133,9 +133,14 @@ begin
         return null;
     end if;
     return (
-        select json_object_agg(s.name, df._setting(s.name) order by s.name)::text
+        select json_object_agg(s.name, coalesce(o.value, d.value) order by s.name)::text
         from df._setting_specs() as s
-        where s.name = any (v_pinned) and df._setting(s.name) <> s.fallback
+        left join df._settings as o on o.name = s.name
+        left join (
+            select split_part(substr(e.entry, 12), '=', 1) as name, substr(e.entry, strpos(e.entry, '=') + 1) as value
+            from df._database_settings() as e (entry)
+        ) as d on d.name = s.name
+        where s.name = any (v_pinned) and coalesce(o.value, d.value) <> s.fallback
     );
 end
 $$;
