@@ -56,7 +56,7 @@ class TaskError(DuroxideError):
         category: str = "application",
     ) -> None:
         super().__init__(message, error_type, data, retryable, category)
-        self.message = message
+        self.message = str(message)  # it is recorded: whatever was given has to be text
         self.error_type = error_type  # class name of the original exception
         self.data = data  # JSON text that the failing code attached
         self.retryable = retryable
@@ -88,7 +88,7 @@ class OrchestrationError(DuroxideError):
         self, message: str, error_type: str | None = None, data: str | None = None
     ) -> None:
         super().__init__(message, error_type, data)
-        self.message = message
+        self.message = str(message)
         self.error_type = error_type
         self.data = data  # JSON text
 

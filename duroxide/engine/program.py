@@ -10,6 +10,7 @@ from duroxide.engine.journal import Journal
 from duroxide.engine.locate import is_ours
 from duroxide.errors import Cancelled, OrchestrationError, TaskError
 from duroxide.failures import Failure, orchestration_failure
+from duroxide.storable import text_of
 
 
 class Program(Protocol):
@@ -34,7 +35,7 @@ def failure_of(error: BaseException, *, with_traceback: bool) -> Failure:
             error.message, error_type=error.error_type or "OrchestrationError", data=error.data
         )
     name = type(error).__name__
-    message = f"{name}: {error}"
+    message = f"{name}: {text_of(error)}"
     lines = _traceback_text(error.__traceback__)
     if isinstance(error, Cancelled):
         message = f"{name}: the orchestration awaited what it had cancelled itself"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import traceback
-from concurrent.futures import Executor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from duroxide.errors import LimitExceeded, TaskError
 from duroxide.failures import Failure, activity_failure
 from duroxide.limits import Limits
 from duroxide.registry import ActivityDef
+from duroxide.storable import text_of
 
 TRACEBACK_CHARACTERS = 16_384
 
@@ -31,11 +33,36 @@ async def call_activity(
         args = (context, *args)
     if definition.is_async:
         return await _without_exit(definition.fn(*args, **kwargs))
-    loop = asyncio.get_running_loop()
     call = partial(definition.fn, *args, **kwargs)
     if definition.executor is None:
         call = partial(contextvars.copy_context().run, call)
-    return await _without_exit(loop.run_in_executor(definition.executor or threads, call))
+    return await _without_exit(_answer_of(definition.executor or threads, call))
+
+
+async def _answer_of(executor: Executor, call: Callable[[], Any]) -> Any:
+    """As `loop.run_in_executor`, whose future never ends if the function raises `StopIteration`."""
+    loop = asyncio.get_running_loop()
+    future = executor.submit(call)
+    ended = loop.create_future()
+
+    def tell(_: Future[Any]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, ended)
+
+    future.add_done_callback(tell)
+    try:
+        await ended
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    if future.cancelled():  # by who owns the executor
+        raise asyncio.CancelledError
+    return future.result()
+
+
+def _settle(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 async def _without_exit(awaitable: Any) -> Any:
@@ -71,7 +98,7 @@ def failure_of_activity(definition: ActivityDef[..., Any], error: BaseException)
         message = error.message
     else:
         kind = type(error).__qualname__
-        message = f"Activity '{definition.name}' call failed: {kind}: {error}"
+        message = f"Activity '{definition.name}' call failed: {kind}: {text_of(error)}"
     if isinstance(error, TaskError) and error.error_type is not None:
         name = error.error_type
     return activity_failure(

@@ -31,6 +31,7 @@ from duroxide.registry import ActivityDef, OrchestrationDef, Registry
 from duroxide.sdk_context import KV_SYSCALL
 from duroxide.signatures import encode_positional
 from duroxide.state import ExecutionStatus, KeyValue
+from duroxide.storable import text_of
 from duroxide.testing.clocks import ManualClock
 from duroxide.testing.replay import assert_replays, store_key_values
 from duroxide.testing.stage import ActivityKey, Instance, Stage
@@ -338,7 +339,7 @@ def failure_from(name: str, error: Exception) -> Failure:
     kind = type(error).__name__
     retryable = error.retryable if isinstance(error, ActivityError) else True
     return activity_failure(
-        f"Activity '{name}' call failed: {kind}: {error}",
+        f"Activity '{name}' call failed: {kind}: {text_of(error)}",
         error_type=kind,
         retryable=retryable,
         data=error.data if isinstance(error, ActivityError) else None,
