@@ -19,6 +19,8 @@ logger = logging.getLogger("duroxide.runtime")
 
 PATIENCE_S = 0.2
 """How long a head start waits for its commit. What was begun may hold what that commit waits for."""
+REST_S = 10.0
+"""How long none are given after one has waited in vain: perhaps every commit takes that long here."""
 
 Key: TypeAlias = tuple[InstanceId, ExecutionId, EventId]
 
@@ -52,9 +54,13 @@ class HeadStarts:
         self._admission = admission
         self._free = free
         self._begun: dict[Key, Begun] = {}
+        self._rests_until = 0.0  # by the loop's clock
 
     def give(self, foreseen: Foreseen, begin: BeginEarly, tag: str | None, gates: Gates) -> None:
         """Begin an activity, if there is room."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._rests_until:
+            return
         has_room = self._slots.free >= 2 and self._caps.has_room_to_run(tag, 2)
         if not has_room or not self._admission.is_open(gates):
             return
@@ -69,8 +75,12 @@ class HeadStarts:
         self._caps.take(tag)
         self._admission.enter(gates, _nothing)
         key = foreseen.instance_id, foreseen.execution_id, foreseen.activity_id
-        expiry = asyncio.get_running_loop().call_later(PATIENCE_S, self.drop, key)
+        expiry = loop.call_later(PATIENCE_S, self._expire, key)
         self._begun[key] = Begun(head_start, tag, gates, expiry)
+
+    def _expire(self, key: Key) -> None:
+        self._rests_until = asyncio.get_running_loop().time() + REST_S
+        self.drop(key)
 
     def claim(self, key: Key) -> Begun | None:
         """The head start of an activity that has come; its place behind the gates goes with it."""
