@@ -287,8 +287,8 @@ class ActivityDispatcher:
         leased = self._in_hand.pop(token, None)
         if leased is not None:
             self._free_slot(token)
-            if self._sessions.ended(leased) and self.poller.is_asking:
-                self._provider.wake(activities=True)
+            if self._sessions.ended(leased):
+                self._look_again()
         if not self._in_hand:
             self._nothing_in_hand.set()
 
@@ -298,9 +298,8 @@ class ActivityDispatcher:
 
     def _free_place(self, tag: str | None) -> None:
         self._slots.give()
-        if self._caps.give(tag) and self.poller.is_asking:
-            # That poll leaves out what there is room for now.
-            self._provider.wake(activities=True)
+        if self._caps.give(tag):  # a poll under way leaves out what there is room for now
+            self._look_again()
 
     def _leave_gate(self, delivery: Delivery) -> None:
         if delivery.is_let_through:
@@ -363,13 +362,22 @@ class ActivityDispatcher:
         if not has_room:  # leased while others of its tag were on their way here
             return self._declined.hand_back(leased, name)
         if not fits:  # one session too many is in flight here
-            return self._declined.hand_back(leased, name, SESSION_PAUSE_MS)
+            return self._put_off(leased, name)
         if self._suspects.is_one(leased.attempt_count) and not self._suspects.seat(leased.token):
             delay_ms = self._suspects.turn_away()
             return self._declined.turn_away(leased, name, delay_ms)
         beat = self._heartbeats.of(leased.token)
         context = context_of(leased, execute, self._worker_id, beat)
         return Delivery(leased, definition, context, execute.input, contextvars.copy_context())
+
+    async def _put_off(self, leased: LeasedActivity, name: str) -> None:
+        await self._declined.hand_back(leased, name, SESSION_PAUSE_MS)
+        # A poll that waits need not know when what belongs to a session is due again.
+        asyncio.get_running_loop().call_later(SESSION_PAUSE_MS / 1000, self._look_again)
+
+    def _look_again(self) -> None:
+        if self.poller.is_asking:
+            self._provider.wake(activities=True)
 
     async def _enter_alone(self, delivery: Delivery) -> None:
         await self._suspects.alone()
