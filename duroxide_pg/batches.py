@@ -120,6 +120,7 @@ class Batch:
     abandoned_turns: list[AbandonTurn] = field(default_factory=list)
     abandoned_activities: list[AbandonActivity] = field(default_factory=list)
     eager_activities: list[tuple[CommitTurn, Activity]] = field(default_factory=list)
+    unhooked: str | None = None  # why it goes without the commit hook, if it does
 
     def __post_init__(self) -> None:
         texts: dict[str, Texts | Numbers] = {name: Texts() for name in _TEXT_COLUMNS}

@@ -77,6 +77,7 @@ class Health:
     oldest_ended_lease_s: float | None
     ended_leases: int
     failing: int  # messages and activities that have failed at least three times
+    failing_instances: Sequence[str] = ()  # some of those that they belong to
     limits: Limits = DEFAULT_LIMITS
 
     @property
@@ -133,9 +134,11 @@ class Health:
                 remedy="see that workers run; the next one that polls takes over what has work",
             )
         if self.failing:
+            names = ", ".join(self.failing_instances)
             yield Finding(
                 about="failing",
-                problem=f"{self.failing} messages or activities have failed three times or more",
+                problem=f"{self.failing} messages or activities have failed three times or more,"
+                + (f", among them of {names}" if names else ""),
                 remedy="look into the logs of the workers; after max_attempts they are given up",
             )
 
@@ -187,7 +190,7 @@ def report(
     """What the rows of sql/health.sql say."""
     from duroxide_pg import tables as definitions  # SQLAlchemy, which workers do without
 
-    message_ms, activity_ms, lease_ms, ended_leases, failing = queues
+    message_ms, activity_ms, lease_ms, ended_leases, failing, names = queues
     wanted = {
         str(index.name)
         for table in definitions.metadata(schema).tables.values()
@@ -217,6 +220,7 @@ def report(
         oldest_ended_lease_s=_seconds(lease_ms),
         ended_leases=ended_leases,
         failing=failing,
+        failing_instances=tuple(names or ()),
         limits=limits,
     )
 

@@ -7,6 +7,7 @@ other, and the store, which remembers the last number of each lane, applies it o
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +16,21 @@ from typing import Any
 import psycopg
 
 from duroxide.errors import ProviderError
-from duroxide.providers.base import CommitCode, CommitItem, CommitResult, EagerDispatch
+from duroxide.providers.base import (
+    CommitCode,
+    CommitItem,
+    CommitResult,
+    CommitTurn,
+    EagerDispatch,
+)
 from duroxide.providers.eager import EagerChoice
 from duroxide_pg.batches import BUSY, MAX_ITEMS, Answer, Batch, split
 from duroxide_pg.connections import HotConnection, Pauses, explain
 from duroxide_pg.queries import Statement
 from duroxide_pg.sqlstate import Verdict, verdict
 from duroxide_pg.tokens import process_name
+
+logger = logging.getLogger("duroxide_pg")
 
 TRIES = 5
 BUSY_FROM = 3
@@ -211,11 +220,19 @@ class CommitLane:
             for turn, code in zip(sent.batch.turns, answer.turn_codes, strict=False)
             if code == BUSY
         ]
-        attempt.busy += busy
         for item, result in zip(
             sent.batch.items, sent.batch.results(answer, self._nonce(sent)), strict=True
         ):
             attempt.results[id(item)] = result
+        if sent.batch.unhooked is not None:
+            self._told_nobody(sent.batch)
+        if not self._waits:
+            attempt.busy += busy
+            return
+        for turn in busy:
+            self._refuse(
+                attempt, turn, f"{self._hook} takes its rows for locked, and may wait for them"
+            )
 
     async def _send(self, attempt: Attempt, sent: Sent) -> Answer:
         parameters = self._parameters(sent)
@@ -241,7 +258,7 @@ class CommitLane:
         assert isinstance(error, psycopg.Error)
         match verdict(error):
             case Verdict.REFUSE:
-                raise _Refused(" ".join(str(error).split())) from error
+                raise _Refused(_words(error)) from error
             case Verdict.RETRY:
                 self._unsettled = attempt  # it may have been applied
         return explain("commit", error)
@@ -251,6 +268,9 @@ class CommitLane:
         attempt.sent, self._unsettled = None, None
         attempt.waiting.pop(0)
         items = batch.items
+        if len(items) == 1 and batch.unhooked is None:
+            self._refuse(attempt, items[0], words)
+            return
         if len(items) == 1:
             attempt.results[id(items[0])] = CommitResult(code=CommitCode.REFUSED, error=words)
             return
@@ -260,6 +280,27 @@ class CommitLane:
             Batch(items[:middle], again),
             Batch(items[middle:], None),
         ]
+
+    def _refuse(self, attempt: Attempt, item: CommitItem, words: str) -> None:
+        """The hook, or the table, won't have it. What has been tried too often ends without the hook.
+
+        Otherwise an instance that the hook refuses could never end, whoever asks for it. Whose rows the
+        hook writes finds out from the instance's status, and has to look for that.
+        """
+        if self._hook is not None and isinstance(item, CommitTurn) and item.bury is not None:
+            attempt.waiting.insert(0, Batch([item], None, unhooked=words))
+        else:
+            attempt.results[id(item)] = CommitResult(code=CommitCode.REFUSED, error=words)
+
+    def _told_nobody(self, batch: Batch) -> None:
+        for turn in batch.turns:
+            logger.error(
+                "%s was ended as %s without its commit hook %s, which refuses it: %s",
+                turn.instance_id,
+                turn.status.value,
+                self._hook,
+                batch.unhooked,
+            )
 
     def _nonce(self, sent: Sent) -> str:
         return f"{self.writer}{sent.number:x}"
@@ -272,7 +313,7 @@ class CommitLane:
             "nonce": self._nonce(sent),
             "owner": batch.worker,
             "eager_lease_ms": batch.eager_lease_ms,
-            "hook": self._hook,
+            "hook": self._hook if batch.unhooked is None else None,
             "hook_wait": self._waits,
             "now": self._now_ms(),
             **batch.columns,
@@ -286,6 +327,12 @@ def _new_attempt(calls: Sequence[_Call]) -> Attempt:
 
 def _eager_of(calls: Sequence[_Call]) -> EagerDispatch | None:
     return next((call.eager for call in calls if call.eager is not None), None)
+
+
+def _words(error: psycopg.Error) -> str:
+    """What the server says, without the statements and functions that it says it from."""
+    said = (error.diag.message_primary, error.diag.message_detail)
+    return " ".join("; ".join(filter(None, said)).split()) or str(error)
 
 
 class _Refused(Exception):

@@ -49,7 +49,7 @@ select c.relname
 -- name: health_queues
 -- Ages in milliseconds of the oldest message and the oldest activity that could be taken and that nobody
 -- has, and of the oldest lease that nobody renewed; null: there is none. Then what has failed repeatedly,
--- among the oldest thousand of each queue.
+-- among the oldest thousand of each queue, and up to five of the instances that it belongs to.
 with recursive clock as (
     select x.ts, floor(extract(epoch from x.ts) * 1000)::bigint as ms
       from (select coalesce(to_timestamp(%(now)s::bigint / 1000.0), clock_timestamp()) as ts) as x
@@ -62,6 +62,17 @@ tag as (
              where q.session_id is null and q.tag_key > t.tag_key order by q.tag_key limit 1)
       from tag as t
      where t.tag_key is not null
+),
+failing as materialized (
+    select m.instance_id
+      from (select q.instance_id, q.attempt_count from {schema}.orchestrator_queue as q, clock
+             where q.visible_at <= clock.ts order by q.visible_at, q.id limit 1000) as m
+     where m.attempt_count >= 3
+    union all
+    select a.instance_id
+      from (select q.instance_id, q.attempt_count from {schema}.worker_queue as q
+             where q.session_id is null order by q.tag_key, q.visible_at, q.id limit 1000) as a
+     where a.attempt_count >= 3
 )
 select (
            select clock.ms - floor(extract(epoch from q.visible_at) * 1000)::bigint
@@ -96,17 +107,9 @@ select (
        (
            select count(*) from {schema}.instance_locks as l, clock where l.locked_until <= clock.ms
        ),
-       (
-           select count(*)
-             from (select q.attempt_count from {schema}.orchestrator_queue as q, clock
-                    where q.visible_at <= clock.ts order by q.visible_at, q.id limit 1000) as q
-            where q.attempt_count >= 3
-       ) + (
-           select count(*)
-             from (select q.attempt_count from {schema}.worker_queue as q
-                    where q.session_id is null order by q.tag_key, q.visible_at, q.id limit 1000) as q
-            where q.attempt_count >= 3
-       );
+       (select count(*) from failing),
+       (select array_agg(f.instance_id order by f.instance_id)
+          from (select distinct x.instance_id from failing as x order by 1 limit 5) as f);
 
 -- name: health_settings
 -- Those whose wrong value costs data or speed.

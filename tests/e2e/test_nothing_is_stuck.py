@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,33 @@ async def test_a_graph_that_was_tampered_with_fails(
     instance = workflows.start("'select 1'")
     workflows.run("update df._snapshots set graph = replace(graph, 'select 1', 'select 2')")
     assert "not the one that was started" in await ended(installed, workflows, instance)
+
+
+REFUSES = """
+create function refuse() returns trigger language plpgsql as $$
+begin
+    if current_setting('application_name') like 'duroxide commits%' then
+        raise exception 'nobody ends this';
+    end if;
+    return new;
+end
+$$;
+create trigger refuse before update on df.instances for each row
+    when (new.label = 'refused' and new.completed_at is not null) execute function refuse();
+"""
+
+
+async def test_a_workflow_whose_end_can_not_be_written_with_its_turn_fails(
+    installed: Database, workflows: Workflows, caplog: pytest.LogCaptureFixture
+) -> None:
+    workflows.run(REFUSES)
+    instance = workflows.start("'select 1'", "refused")
+    async with Worker(installed.dsn, replace(SETTINGS, reconcile_interval=0.2)):
+        assert await asyncio.to_thread(workflows.finish, "'select 2'")
+        assert await asyncio.to_thread(workflows.wait, instance) == "failed"
+    assert str(workflows.error(instance)).startswith("poison: ")
+    assert "nobody ends this" in workflows.one("select df.error(%s)", instance)["reason"]
+    assert f"{instance} was ended as Failed without its commit hook" in caplog.text
 
 
 async def test_the_sweep_ends_what_the_engine_has_lost_and_says_so(

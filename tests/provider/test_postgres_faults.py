@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any, cast
 
 import psycopg
@@ -11,6 +12,15 @@ import pytest
 import pytest_asyncio
 from psycopg import AsyncConnection
 
+from duroxide import (
+    AsyncClient,
+    AsyncRuntime,
+    OrchestrationContext,
+    OrchestrationFailed,
+    Registry,
+    RuntimeOptions,
+    orchestration,
+)
 from duroxide.errors import ProviderError
 from duroxide.ids import InstanceId
 from duroxide.providers.base import (
@@ -27,6 +37,7 @@ from duroxide.providers.base import (
     MessageKind,
     NewExecution,
 )
+from duroxide.state import ExecutionStatus
 from duroxide.version import ENGINE_VERSION
 from duroxide_pg import migrate
 from duroxide_pg import provider as provider_module
@@ -286,7 +297,7 @@ begin
     if 'bad' = any (ids) then
         raise exception 'not this one' using errcode = '{state}';
     end if;
-    return '{{}}';
+    return array(select i from unnest(ids) as i where i = 'shy');
 end
 $$
 """
@@ -311,3 +322,50 @@ async def test_an_instance_that_the_commit_hook_refuses_fails_alone(
     ]
     assert "not this one" in str(results[1].error)
     await provider.close()
+
+
+@pytest.mark.parametrize("name", ["bad", "shy"])
+async def test_a_turn_that_gives_an_instance_up_needs_no_leave_of_the_hook(
+    installed_dsn: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty(installed_dsn)
+    hook = f"public.refusing_{name}"
+    with psycopg.connect(installed_dsn) as connection:
+        connection.execute(HOOK.format(name=hook, state="P0001").encode())
+    provider = PostgresProvider(installed_dsn, commit_hook=hook)
+    (leased,) = await started(provider, name)
+    (refused,) = await provider.commit([turn_of(leased)])
+    assert refused.code is CommitCode.REFUSED
+    assert await provider.read_status([name]) == {}
+    assert not caplog.records
+    last = turn_of(leased, bury="delivered too often", status=ExecutionStatus.FAILED)
+    (result,) = await provider.commit([last])
+    assert result.code is CommitCode.APPLIED
+    assert (await provider.read_status([name]))[name].status is ExecutionStatus.FAILED
+    (record,) = caplog.records
+    assert f"{name} was ended as Failed without its commit hook {hook}" in record.message
+    await provider.close()
+
+
+async def test_an_instance_whose_hook_always_refuses_can_be_cancelled_and_deleted(
+    installed_dsn: str,
+) -> None:
+    empty(installed_dsn)
+    hook = "public.refusing_always"
+    with psycopg.connect(installed_dsn) as connection:
+        connection.execute(HOOK.format(name=hook, state="P0001").encode())
+    store = PostgresProvider(installed_dsn, commit_hook=hook)
+
+    @orchestration
+    async def waits(ctx: OrchestrationContext) -> None:
+        await ctx.wait_event("never")
+
+    options = RuntimeOptions(max_attempts=1, unregistered_backoff_ms=(10, 10))
+    async with AsyncRuntime(store, Registry().add(waits), options), AsyncClient(store) as client:
+        await client.start(waits, instance_id="bad")
+        await client.cancel("bad", "enough")
+        with pytest.raises(OrchestrationFailed, match="poison"):
+            await client.result("bad", timeout=timedelta(seconds=20))
+        await client.delete("bad")
+        assert await client.status("bad") is None
+    await store.close()

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from duroxide.providers.base import Activity, Enqueue, Message, MessageKind
+from duroxide.providers.base import AbandonTurn, Activity, Enqueue, Message, MessageKind
 from duroxide_pg import migrate
 from duroxide_pg.health import Health, Limits
 from duroxide_pg.provider import PostgresProvider
@@ -78,6 +78,29 @@ async def test_a_lease_that_ended_and_that_nobody_took_over_is_found(
     assert (await provider.poll_turns(worker="dead", want=1, lease_ms=1)).turns
     report = await until(provider, "old-lease")
     assert report.ended_leases == 1
+
+
+async def test_an_instance_whose_turns_always_fail_is_named(
+    provider: PostgresProvider, database: Database
+) -> None:
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute(
+            "create function refusing(text[], bigint[], text[], text[], text[], text[], boolean)"
+            " returns text[] language plpgsql as $$ begin raise 'not this one'; end $$"
+        )
+    hooked = PostgresProvider(database.dsn, commit_hook="public.refusing")
+    start = Message(instance_id="i1", kind=MessageKind.START, body="start")
+    await hooked.commit([Enqueue(message=start)])
+    for _ in range(4):
+        (turn,) = (await hooked.poll_turns(worker="w", want=1, lease_ms=60_000)).turns
+        (refused,) = await hooked.commit([first_turn(turn)])
+        assert not refused.ok
+        await hooked.commit([AbandonTurn(instance_id="i1", token=turn.token)])
+    await hooked.close()
+    report = await provider.health()
+    (finding,) = [each for each in report.findings if each.about == "failing"]
+    assert "among them of i1" in finding.problem
+    assert report.failing_instances == ("i1",)
 
 
 async def test_a_transaction_that_is_open_for_long_is_named(
