@@ -24,14 +24,9 @@ from duroxide.providers.base import (
     EagerDispatch,
     LeasedActivity,
     Provider,
-    TagMode,
 )
-from duroxide.registry import ActivityDef, Registry
-from duroxide.runtime.admission import Admission, Gates
-from duroxide.runtime.ahead import Ahead
+from duroxide.registry import Registry
 from duroxide.runtime.builtin import builtin_activities
-from duroxide.runtime.calls import call_activity
-from duroxide.runtime.caps import TagCaps
 from duroxide.runtime.declined import Declined
 from duroxide.runtime.deliveries import (
     Completion,
@@ -43,13 +38,14 @@ from duroxide.runtime.deliveries import (
     record_of,
 )
 from duroxide.runtime.flusher import Flusher
-from duroxide.runtime.headstarts import Begun, HeadStarts
+from duroxide.runtime.headstarts import Begun
 from duroxide.runtime.heartbeats import Heartbeats
 from duroxide.runtime.leases import Leases
 from duroxide.runtime.options import RuntimeOptions
+from duroxide.runtime.places import Places
 from duroxide.runtime.poller import Poller
+from duroxide.runtime.running import Running
 from duroxide.runtime.sessions import SessionKeeper
-from duroxide.runtime.slots import Slots
 from duroxide.runtime.storeclock import StoreClock
 from duroxide.runtime.suspects import Suspects
 from duroxide.runtime.telemetry import Observer
@@ -82,7 +78,6 @@ _UNKNOWN: Mapping[EventId, work.ActivityExecute] = {}
 
 LONGEST_WAIT_S = 1.0  # for a slot; then others may have what was leased ahead
 SESSION_PAUSE_MS = 100  # of an activity whose session is one too many here
-INTERRUPT_S = 1.0  # for code to end once it was cancelled
 
 
 class ActivityDispatcher:
@@ -118,7 +113,6 @@ class ActivityDispatcher:
         self._flusher = flusher
         self._leases = leases
         self._clock = clock
-        self._threads = threads
         self._observer = observer
         self._hears_beginnings = observer.hears("activity_started")
         self._suspects = suspects
@@ -130,29 +124,19 @@ class ActivityDispatcher:
         self._declined = Declined(
             options, flusher=flusher, leases=leases, suspects=suspects, ended=self._ended
         )
-        self._slots = Slots(options.activity_slots)
-        self._admission = Admission(options.activity_slots)
-        self._ahead = Ahead(options.activity_slots, options.prefetch_ms / 1000)
-        self._caps = TagCaps(
-            options.tag_caps, lambda: self._ahead.count / max(1, options.activity_slots)
-        )
-        self._head_starts = HeadStarts(self._slots, self._caps, self._admission, self._free_place)
+        self._places = Places(options, self._look_again)
+        self._running = Running(threads, called=self._called, given_up=self._given_up)
         self._waiting: dict[ActivityToken, Delivery] = {}  # for a slot, in the order of arrival
         self._look: asyncio.TimerHandle | None = None
-        self._running: set[asyncio.Task[Any]] = set()
         self._in_hand: dict[ActivityToken, LeasedActivity] = {}  # until they are recorded
         self._nothing_in_hand = asyncio.Event()
         self._nothing_in_hand.set()
-        self._slotted: dict[
-            ActivityToken, str | None
-        ] = {}  # their tags, until their code has ended
-        self._stray: set[asyncio.Task[Any]] = set()
         self._is_draining = False
         self._is_stopped = False
         self.poller = Poller(
             "poll_activities",
             self._poll,
-            self._slots,
+            self._places.slots,
             pause_s=options.poll_interval_s,
             observer=observer,
             draw=draw,
@@ -162,24 +146,17 @@ class ActivityDispatcher:
 
     def offer(self) -> EagerDispatch | None:
         """How many of the activities that a commit adds this process starts at once."""
-        free = self._slots.free
-        if self._is_draining or free == 0 or self._options.tags.mode is TagMode.NONE:
+        if self._is_draining:
             return None
-        return EagerDispatch(
-            worker=self._worker_id,
-            limit=free,
-            lease_ms=self._leases.lease_ms,
-            tags=self._caps.selection(self._options.tags),
-            room=None if self._options.tag_caps is None else self._caps.room(),
-        )
+        return self._places.offer(self._worker_id, self._leases.lease_ms)
 
     async def _poll(self, want: int) -> int:
         answer = await self._provider.poll_activities(
             worker=self._worker_id,
-            want=self._caps.at_most(want),
+            want=self._places.at_most(want),
             lease_ms=self._leases.lease_ms,
             wait_ms=self._options.long_poll_ms,
-            tags=self._caps.selection(self._options.tags),
+            tags=self._places.selection(),
             sessions=self._sessions.claim(),
         )
         self._clock.observe(answer.now_ms)
@@ -197,15 +174,12 @@ class ActivityDispatcher:
             known: what the bodies say, of activities that a turn of this process has just added.
         """
         for leased in activities:
-            begun = self._head_starts.claim(
+            begun = self._places.head_starts.claim(
                 (leased.instance_id, leased.execution_id, leased.activity_id)
             )
             self._in_hand[leased.token] = leased
             self._nothing_in_hand.clear()
-            has_room = self._caps.has_room(leased.tag)
-            self._slotted[leased.token] = leased.tag
-            self._slots.take()
-            self._caps.take(leased.tag)
+            has_room = self._places.take(leased.token, leased.tag)
             fits = self._sessions.began(leased)
             execute = known.get(leased.activity_id)
             self._receive(leased, execute, begun, has_room=has_room, fits=fits)
@@ -214,7 +188,7 @@ class ActivityDispatcher:
         """The commit of a turn has begun: begin the activities that can be begun before they are leased."""
         if self._is_draining:
             return
-        tags = self._caps.selection(self._options.tags)
+        tags = self._places.selection()
         for activity in turn.activities:
             execute = added[activity.activity_id]
             definition = self._registry.activity(execute.name)
@@ -227,13 +201,16 @@ class ActivityDispatcher:
                     activity_id=activity.activity_id,
                     text=execute.input,
                 )
-                gates = self._gates(definition, activity.tag)
-                self._head_starts.give(foreseen, definition.head_start, activity.tag, gates)
+                gates = self._places.gates(definition, activity.tag)
+                starts = self._places.head_starts
+                starts.give(foreseen, definition.head_start, activity.tag, gates)
 
     def settle(self, turn: CommitTurn) -> None:
         """What became of a turn is known, and what it leased to this process was accepted."""
         for activity in turn.activities:
-            self._head_starts.drop((turn.instance_id, turn.execution_id, activity.activity_id))
+            self._places.head_starts.drop(
+                (turn.instance_id, turn.execution_id, activity.activity_id)
+            )
 
     def cancelled(self, turn: CommitTurn) -> None:
         """A turn has given activities up: those that run here hear of it before their next renewal."""
@@ -250,7 +227,7 @@ class ActivityDispatcher:
     def begin_nothing_new(self) -> None:
         """From now on, hand back what a commit leases to this process."""
         self._is_draining = True
-        self._head_starts.drop_all()
+        self._places.head_starts.drop_all()
         for delivery in tuple(self._waiting.values()):
             self._hand_back_waiting(delivery)
 
@@ -265,15 +242,8 @@ class ActivityDispatcher:
         self._is_stopped = True
         if self._look is not None:
             self._look.cancel()
-        running = tuple(self._running)
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running, timeout=INTERRUPT_S)
-        for task in running:
-            if not task.done():
-                self._leave_behind(task)
-        await self._slots.cancel()
+        await self._running.stop()
+        await self._places.slots.cancel()
         back: list[CommitItem] = [
             AbandonActivity(token=token, count_attempt=False) for token in self._in_hand
         ]
@@ -286,25 +256,16 @@ class ActivityDispatcher:
         self._suspects.leave(token)
         leased = self._in_hand.pop(token, None)
         if leased is not None:
-            self._free_slot(token)
+            self._places.free(token)
             if self._sessions.ended(leased):
                 self._look_again()
         if not self._in_hand:
             self._nothing_in_hand.set()
 
-    def _free_slot(self, token: ActivityToken) -> None:
-        if token in self._slotted:
-            self._free_place(self._slotted.pop(token))
-
-    def _free_place(self, tag: str | None) -> None:
-        self._slots.give()
-        if self._caps.give(tag):  # a poll under way leaves out what there is room for now
-            self._look_again()
-
     def _leave_gate(self, delivery: Delivery) -> None:
         if delivery.is_let_through:
             delivery.is_let_through = False
-            self._admission.leave(delivery.gates)
+            self._places.leave(delivery.gates)
 
     # One activity.
 
@@ -320,7 +281,7 @@ class ActivityDispatcher:
         delivery = self._delivery(leased, execute, has_room=has_room, fits=fits)
         is_suspect = self._suspects.is_one(leased.attempt_count)
         if begun is not None and (is_suspect or not isinstance(delivery, Delivery)):
-            self._head_starts.undo(begun)
+            self._places.head_starts.undo(begun)
             begun = None
         if not isinstance(delivery, Delivery):
             return self._beside(leased, delivery)
@@ -329,14 +290,14 @@ class ActivityDispatcher:
         )
         delivery.began = asyncio.get_running_loop().time()
         self._waiting[leased.token] = delivery
-        delivery.gates = self._gates(delivery.definition, leased.tag)
+        delivery.gates = self._places.gates(delivery.definition, leased.tag)
         if is_suspect:
             self._beside(leased, self._enter_alone(delivery))
         elif begun is not None:  # it is behind the gates
             delivery.context.head_start = begun.head_start
             self._run(delivery)
         else:
-            self._admission.enter(delivery.gates, lambda: self._run(delivery))
+            self._places.enter(delivery.gates, lambda: self._run(delivery))
         if leased.token in self._waiting:
             self._look_soon()
         return None
@@ -382,14 +343,7 @@ class ActivityDispatcher:
     async def _enter_alone(self, delivery: Delivery) -> None:
         await self._suspects.alone()
         if not delivery.is_concluded:
-            self._admission.enter(delivery.gates, lambda: self._run(delivery))
-
-    def _gates(self, definition: ActivityDef[..., Any], tag: str | None) -> Gates:
-        """The gates of an activity: of its tag, from the most special, then of its name."""
-        limit = definition.max_concurrency
-        by_name = () if limit is None else ((definition.name, limit),)
-        by_tag = self._caps.gates(tag)
-        return (*((f"tag {level}", cap) for level, cap in by_tag), *by_name) if by_tag else by_name
+            self._places.enter(delivery.gates, lambda: self._run(delivery))
 
     def _look_soon(self) -> None:
         if self._look is None:
@@ -402,9 +356,8 @@ class ActivityDispatcher:
         now = asyncio.get_running_loop().time()
         late = [d for d in self._waiting.values() if now - d.began >= LONGEST_WAIT_S]
         for delivery in late:
-            self._ahead.waited(now - delivery.began)
+            self._places.waited(now - delivery.began)
             self._hand_back_waiting(delivery)
-        self._slots.ahead = self._ahead.count
         if self._waiting:
             self._look_soon()
 
@@ -417,7 +370,7 @@ class ActivityDispatcher:
     def _beside(self, leased: LeasedActivity, ending: Coroutine[Any, Any, None]) -> None:
         """End an activity in hand by something that has to wait."""
         name = f"activity {leased.instance_id}#{leased.activity_id}"
-        task = self._slots.spawn_beside(ending, name)
+        task = self._places.slots.spawn_beside(ending, name)
         task.add_done_callback(lambda task: self._drop_if_broken(leased.token, task))
 
     def _drop_if_broken(self, token: ActivityToken, task: asyncio.Task[None]) -> None:
@@ -446,45 +399,25 @@ class ActivityDispatcher:
         if self._hears_beginnings:
             record = record_of(leased, definition.name, "started", 0.0, delivery.waited_s)
             delivery.variables.run(self._observer.activity_started, record)
-        call = call_activity(definition, delivery.context, delivery.text, self._threads)
-        name = f"call of {definition.name} {leased.instance_id}#{leased.activity_id}"
-        delivery.task = loop.create_task(call, name=name, context=delivery.variables)
-        self._running.add(delivery.task)
-        delivery.task.add_done_callback(lambda task: self._called(delivery, task))
+        self._running.begin(delivery)
 
     def _lose(self, delivery: Delivery) -> None:
         """Nobody waits for it any more: say so, and interrupt it after the grace period."""
         delivery.context.cancel()
         grace_s = self._options.cancellation_grace_ms / 1000
-        asyncio.get_running_loop().call_later(grace_s, self._interrupt, delivery)
+        asyncio.get_running_loop().call_later(grace_s, self._running.interrupt, delivery)
 
-    def _interrupt(self, delivery: Delivery) -> None:
-        if delivery.task is not None and not delivery.task.done():
-            delivery.task.cancel()
-            loop = asyncio.get_running_loop()
-            loop.call_later(INTERRUPT_S, self._give_up, delivery, delivery.task)
-
-    def _give_up(self, delivery: Delivery, task: asyncio.Task[Any]) -> None:
-        """Code that refuses to end is left behind, and said so."""
-        if not task.done() and not self._is_stopped:
-            self._leave_behind(task)
+    def _given_up(self, delivery: Delivery) -> None:
+        if not self._is_stopped:
             self._conclude(delivery, "cancelled", None)
-
-    def _leave_behind(self, task: asyncio.Task[Any]) -> None:
-        logger.warning("%s ignores its cancellation", task.get_name())
-        self._running.discard(task)
-        self._stray.add(task)
-        task.add_done_callback(self._stray.discard)
 
     def _called(self, delivery: Delivery, task: asyncio.Task[Any]) -> None:
         """The code has ended, one way or another."""
-        self._running.discard(task)
-        self._free_slot(delivery.leased.token)  # while its completion is written, others run
+        self._places.free(delivery.leased.token)  # while its completion is written, others run
         self._leave_gate(delivery)
         _drop_head_start(delivery)
         seconds = task.get_loop().time() - delivery.began
-        self._ahead.ended(seconds)
-        self._slots.ahead = self._ahead.count
+        self._places.ran(seconds)
         if self._is_stopped or delivery.is_concluded:
             if not task.cancelled():
                 task.exception()  # seen: nobody asks for it
