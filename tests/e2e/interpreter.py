@@ -94,7 +94,10 @@ class Interpreter:
     def visit(self, tree: Tree, state: State, path: Path, *, nested: bool = True) -> Any:
         """Args: nested: it is neither the root nor a branch of JOIN or RACE."""
         if tree[0] == "as":
-            result = self.visit(tree[2], state, path, nested=nested)
+            named = tree[2]
+            while named[0] == "as":  # a node has one name, the last that it was given
+                named = named[2]
+            result = self.visit(named, state, path, nested=nested)
             state.bind(tree[1], result)
             return result
         try:
