@@ -33,6 +33,7 @@ def launch(
     """The coroutine that the engine drives; it decodes the input and encodes the output."""
     from duroxide.context import OrchestrationContext
 
+    journal.executor.blame = _blame
     ctx = OrchestrationContext.attached(journal, definition, prepared)
     return _run(definition, ctx, journal.started.input)
 
@@ -40,18 +41,21 @@ def launch(
 async def _run(definition: OrchestrationDef[..., Any], ctx: OrchestrationContext, text: str) -> str:
     args, kwargs = definition.decode_input(text)
     _this_task_yields(ctx, definition.style is not Style.NATIVE)
-    try:
-        result = definition.fn(ctx, *args, **kwargs)
-        if isinstance(result, Generator):  # also that of a plain function around a generator
-            result = await drive(ctx, result)
-        elif definition.style is Style.NATIVE:
-            result = await result
-    except KeyboardInterrupt as error:
-        if threading.current_thread() is threading.main_thread():
-            raise
-        # Nobody presses Ctrl-C here, and it would end the loop of everybody in this thread.
-        raise RuntimeError("the orchestration raised KeyboardInterrupt") from error
+    result = definition.fn(ctx, *args, **kwargs)
+    if isinstance(result, Generator):  # also that of a plain function around a generator
+        result = await drive(ctx, result)
+    elif definition.style is Style.NATIVE:
+        result = await result
     return definition.encode_output(result)
+
+
+def _blame(interrupt: KeyboardInterrupt) -> BaseException | None:
+    """The code's, in a thread that no Ctrl-C comes to: it would end the loop of everybody there."""
+    if threading.current_thread() is threading.main_thread():
+        return None
+    failure = RuntimeError("the orchestration raised KeyboardInterrupt")
+    failure.__cause__ = interrupt
+    return failure.with_traceback(interrupt.__traceback__)
 
 
 def _this_task_yields(ctx: OrchestrationContext, yields: bool) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from duroxide.engine.futures import DurableFuture, State
 from duroxide.errors import Cancelled, DeterminismViolation, OrchestrationAbort
@@ -124,8 +124,11 @@ class Task(DurableFuture[T]):
         except OrchestrationAbort as abort:
             executor.abort(abort)
             self._end(State.CANCELLED)
-        except KeyboardInterrupt:  # not of the code: somebody pressed Ctrl-C
-            raise
+        except KeyboardInterrupt as interrupt:
+            blamed = executor.blame(interrupt)
+            if blamed is None:  # not of the code: somebody pressed Ctrl-C
+                raise
+            self._end(State.FAILED, blamed)
         except BaseException as failure:  # sys.exit() and its kin end the run, not the worker
             self._end(State.FAILED, failure)
         else:
@@ -145,6 +148,14 @@ class Task(DurableFuture[T]):
         self.settle(state, value)
 
 
+Blame: TypeAlias = Callable[[KeyboardInterrupt], BaseException | None]
+"""How code fails that was left by an interrupt; None: the interrupt is for the process."""
+
+
+def _nobody(_: KeyboardInterrupt) -> None:
+    return None
+
+
 entered_executor: ContextVar[Executor | None] = ContextVar("entered_executor", default=None)
 """Whose code runs here and now."""
 
@@ -157,6 +168,7 @@ class Executor:
         "_left",
         "_limit",
         "async_generators",
+        "blame",
         "current",
         "owner",
         "ready",
@@ -168,6 +180,7 @@ class Executor:
         self.tasks: dict[Task[Any], None] = {}  # alive, in the order of creation
         self.current: Task[Any] | None = None
         self.owner: object = None  # the context of the code, for code that was not handed it
+        self.blame: Blame = _nobody
         self.async_generators: list[AsyncGenerator[Any, Any]] = []
         self._limit = steps_per_run
         self._left = steps_per_run

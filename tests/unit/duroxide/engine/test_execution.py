@@ -323,14 +323,6 @@ def test_parking_runs_clean_up_that_can_do_nothing() -> None:
     assert not any(isinstance(e.kind, history.CustomStatusUpdated) for e in events)
 
 
-def test_an_interrupt_of_the_process_passes_through() -> None:
-    async def interrupted(ctx: OrchestrationContext) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        play(interrupted)
-
-
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit, SystemExit])
 def test_code_that_raises_what_is_no_exception_fails_alone(kind: type[BaseException]) -> None:
     async def raising(ctx: OrchestrationContext) -> None:
@@ -340,13 +332,45 @@ def test_code_that_raises_what_is_no_exception_fails_alone(kind: type[BaseExcept
     assert f"{kind.__name__}: stop" in str(run.error)
 
 
-def test_outside_of_the_main_thread_an_interrupt_is_a_failure() -> None:
-    async def interrupted(ctx: OrchestrationContext) -> None:
-        raise KeyboardInterrupt
+async def interrupted(ctx: OrchestrationContext) -> None:
+    raise KeyboardInterrupt
 
+
+async def interrupted_in_a_spawned_task(ctx: OrchestrationContext) -> None:
+    await ctx.spawn(interrupted(ctx))
+
+
+async def interrupted_in_a_scope(ctx: OrchestrationContext) -> None:
+    async with ctx.scope() as scope:
+        scope.spawn(interrupted(ctx))
+
+
+async def interrupted_while_generators_are_closed(ctx: OrchestrationContext) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            raise KeyboardInterrupt
+
+    async for _ in numbers():
+        raise ValueError("the orchestration raised KeyboardInterrupt, nobody heard")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        interrupted,
+        interrupted_in_a_spawned_task,
+        interrupted_in_a_scope,
+        interrupted_while_generators_are_closed,
+    ],
+)
+def test_an_interrupt_is_for_the_process_only_in_the_main_thread(code: Body) -> None:
     with ThreadPoolExecutor() as threads:
-        _, run = threads.submit(play, interrupted).result()
+        _, run = threads.submit(play, code).result()
     assert "the orchestration raised KeyboardInterrupt" in str(run.error)
+    with pytest.raises(KeyboardInterrupt):
+        play(code)
 
 
 async def wrong_payload(ctx: OrchestrationContext) -> str:
