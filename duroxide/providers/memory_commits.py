@@ -159,12 +159,13 @@ class MemoryCommits(MemoryTables):
         return [queued for queued in added if queued.number in self.activities]
 
     def _cancel_activities(self, turn: CommitTurn) -> None:
+        cancelled = frozenset(turn.cancelled_activities)
         for queued in tuple(self.activities.values()):
             activity = queued.activity
             if (
                 activity.instance_id == turn.instance_id
                 and activity.execution_id == turn.execution_id
-                and activity.activity_id in turn.cancelled_activities
+                and activity.activity_id in cancelled
             ):
                 self._drop_activity(queued)
 

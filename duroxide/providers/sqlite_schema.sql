@@ -59,6 +59,8 @@ create table if not exists messages (
 );
 create index if not exists messages_by_time on messages (visible_at_ms, message_id, instance_id);
 create index if not exists messages_by_instance on messages (instance_id, message_id);
+create index if not exists messages_by_timer    -- an instance may give up thousands at once
+    on messages (instance_id, timer_execution_id, timer_event_id) where timer_event_id is not null;
 
 create table if not exists leases (
     instance_id text primary key,

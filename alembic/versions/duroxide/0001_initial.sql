@@ -1083,20 +1083,24 @@ begin
         end if;
 
         if cardinality(r_instance) > 0 then
+            -- All timers of an instance in one pass: there may be thousands, and all given up at once.
             delete from {schema}.orchestrator_queue as q
              using (
                 select x.instance_id collate "C" as instance_id, x.row_id
-                  from unnest(r_instance, r_execution, r_timer)
-                       as r (instance_id, execution_id, timer_id)
+                  from (select distinct i from unnest(r_instance) as i) as r
                  cross join lateral (
                      select m.instance_id, m.ctid as row_id
                        from {schema}.orchestrator_queue as m
-                      where m.instance_id = r.instance_id
-                        and m.timer_execution_id = r.execution_id
-                        and m.timer_id = r.timer_id
+                      where m.instance_id = r.i
+                        -- "is true" keeps it a look into a table in memory; it would be a join.
+                        and ((m.instance_id, m.timer_execution_id, m.timer_id) in (
+                            select u.instance_id, u.execution_id, u.timer_id
+                              from unnest(r_instance, r_execution, r_timer)
+                                   as u (instance_id, execution_id, timer_id)
+                        )) is true
                      offset 0
                  ) as x
-                 where v_all or r.instance_id = any (v_ok)
+                 where v_all or r.i = any (v_ok)
              ) as y
              where q.instance_id = y.instance_id and q.ctid = y.row_id;
         end if;
@@ -1233,30 +1237,36 @@ set enable_bitmapscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 begin
+    -- In one pass over what an instance has there, as with timers.
     delete from {schema}.worker_queue as q
      using (
         select x.instance_id collate "C" as instance_id, x.row_id
-          from unnest(n_instance, n_execution, n_activity)
-               as n (instance_id, execution_id, activity_id)
+          from (select distinct i from unnest(n_instance) as i) as n
          cross join lateral (
              select w.instance_id, w.ctid as row_id
                from {schema}.worker_queue as w
-              where w.instance_id = n.instance_id
-                and w.execution_id = n.execution_id
-                and w.activity_id = n.activity_id
+              where w.instance_id = n.i
+                and ((w.instance_id, w.execution_id, w.activity_id) in (
+                    select u.instance_id, u.execution_id, u.activity_id
+                      from unnest(n_instance, n_execution, n_activity)
+                           as u (instance_id, execution_id, activity_id)
+                )) is true
              offset 0
                 for update skip locked
          ) as x
      ) as y
      where q.instance_id = y.instance_id and q.ctid = y.row_id;
     insert into {schema}.late_cancellations (instance_id, id)
-    select n.instance_id, x.id
-      from unnest(n_instance, n_execution, n_activity) as n (instance_id, execution_id, activity_id)
+    select x.instance_id, x.id
+      from (select distinct i from unnest(n_instance) as i) as n
      cross join lateral (
-         select w.id from {schema}.worker_queue as w
-          where w.instance_id = n.instance_id
-            and w.execution_id = n.execution_id
-            and w.activity_id = n.activity_id
+         select w.instance_id, w.id from {schema}.worker_queue as w
+          where w.instance_id = n.i
+            and ((w.instance_id, w.execution_id, w.activity_id) in (
+                select u.instance_id, u.execution_id, u.activity_id
+                  from unnest(n_instance, n_execution, n_activity)
+                       as u (instance_id, execution_id, activity_id)
+            )) is true
          offset 0
      ) as x
     on conflict do nothing;
