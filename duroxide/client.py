@@ -31,6 +31,7 @@ from duroxide.providers.base import (
 from duroxide.registry import OrchestrationDef
 from duroxide.runtime.watching import StatusReader, wait_for
 from duroxide.state import ExecutionStatus, KeyValue
+from duroxide.storable import flaw_of
 from duroxide.transactions import AsyncTransaction
 
 P = ParamSpec("P")
@@ -383,6 +384,9 @@ class AsyncClient(Management):
         look: Callable[[], Awaitable[R | None]],
         timeout: timedelta | None,
     ) -> R:
+        flaw = flaw_of(instance_id)
+        if flaw is not None:
+            raise ClientError(f"Invalid input: an instance id contains {flaw}")
         seconds = None if timeout is None else timeout.total_seconds()
         try:
             if seconds is not None and seconds <= ONE_LOOK_S:

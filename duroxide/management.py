@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import cast
 
+from duroxide import results
 from duroxide.codec import decode_event, decode_events
 from duroxide.errors import (
     CannotDeleteSubOrchestration,
@@ -74,6 +75,8 @@ class Management:
             status: only those: `Running`, `Completed`, `Failed` or `ContinuedAsNew`.
             limit: at most so many; None: all.
         """
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit must not be negative, but is {limit}")
         return await self.admin.list_instances(status=status, limit=limit)
 
     async def page(
@@ -252,16 +255,24 @@ class Management:
                     raise InstanceStillRunning(member.instance_id)
         return await self.admin.delete_instances(tree, force=force)
 
-    async def delete_many(self, which: InstanceFilter) -> DeleteResult:
+    # What `duroxide` exports under these two names are the official SDK's forms of them.
+
+    async def delete_many(self, which: InstanceFilter | results.InstanceFilter) -> DeleteResult:
         """Delete ended root instances with their trees; a tree of which something runs stays."""
-        return await self.admin.delete_instances_by_filter(which)
+        return await self.admin.delete_instances_by_filter(_filter(which))
 
-    async def prune(self, instance_id: InstanceId, options: PruneOptions) -> PruneResult:
+    async def prune(
+        self, instance_id: InstanceId, options: PruneOptions | results.PruneOptions
+    ) -> PruneResult:
         """Delete old executions of an instance; the current one always stays."""
-        return await self.admin.prune_executions(instance_id, options)
+        return await self.admin.prune_executions(instance_id, _options(options))
 
-    async def prune_many(self, which: InstanceFilter, options: PruneOptions) -> PruneResult:
-        return await self.admin.prune_executions_by_filter(which, options)
+    async def prune_many(
+        self,
+        which: InstanceFilter | results.InstanceFilter,
+        options: PruneOptions | results.PruneOptions,
+    ) -> PruneResult:
+        return await self.admin.prune_executions_by_filter(_filter(which), _options(options))
 
     async def metrics(self) -> SystemMetrics:
         return await self.admin.system_metrics()
@@ -350,3 +361,11 @@ def _changed(outcome: Suspension, instance_id: InstanceId) -> bool:
 
 def _line(about: str, **facts: object) -> str:
     return json.dumps({"export": about, **facts}, separators=(",", ":"))
+
+
+def _filter(which: InstanceFilter | results.InstanceFilter) -> InstanceFilter:
+    return which.to_base() if isinstance(which, results.InstanceFilter) else which
+
+
+def _options(options: PruneOptions | results.PruneOptions) -> PruneOptions:
+    return options.to_base() if isinstance(options, results.PruneOptions) else options

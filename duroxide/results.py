@@ -172,7 +172,7 @@ class InstanceFilter:
 
     def to_base(self) -> base.InstanceFilter:
         return base.InstanceFilter(
-            instance_ids=None if self.instance_ids is None else tuple(self.instance_ids),
+            instance_ids=self.instance_ids,  # type: ignore[arg-type]  # made a tuple there
             completed_before_ms=self.completed_before,
             limit=self.limit,
         )

@@ -32,6 +32,7 @@ from duroxide.providers.rules import changes_what_clients_see
 from duroxide.providers.text import unstorable
 from duroxide.runtime.tasks import end
 from duroxide.state import ExecutionStatus, KeyValue
+from duroxide.storable import flaw_of
 from duroxide.version import VersionRange
 from duroxide_pg import migrate
 from duroxide_pg.admin import PostgresAdmin
@@ -555,14 +556,17 @@ class PostgresProvider(PostgresAdmin):
     async def read_status(
         self, instance_ids: Sequence[InstanceId]
     ) -> Mapping[InstanceId, InstanceStatus]:
+        known = [instance_id for instance_id in instance_ids if flaw_of(instance_id) is None]
         rows = await self._reads.call(
-            "read_status", self._sql["read_status"], {"instance_ids": Texts(instance_ids)}
+            "read_status", self._sql["read_status"], {"instance_ids": Texts(known)}
         )
         return {row[0]: to_status(row) for row in rows}
 
     async def read_history(
         self, instance_id: InstanceId, execution_id: ExecutionId | None = None
     ) -> Sequence[str]:
+        if flaw_of(instance_id) is not None:
+            return ()
         rows = await self._reads.call(
             "read_history",
             self._sql["read_history"],
@@ -574,6 +578,8 @@ class PostgresProvider(PostgresAdmin):
             raise ProviderError("read_history", f"{instance_id!r}: {error}", False) from error
 
     async def read_key_values(self, instance_id: InstanceId) -> Mapping[str, KeyValue]:
+        if flaw_of(instance_id) is not None:
+            return {}
         rows = await self._reads.call(
             "read_key_values", self._sql["read_key_values"], {"instance_id": instance_id}
         )

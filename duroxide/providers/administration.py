@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from duroxide.ids import ExecutionId, InstanceId
 from duroxide.state import ExecutionStatus
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,12 @@ class InstanceQuery:
     created_from_ms: int | None = None  # inclusive
     created_before_ms: int | None = None  # exclusive
 
+    def __post_init__(self) -> None:
+        _settle(self, "statuses", _many(self.statuses, "statuses", ExecutionStatus))
+        _settle(self, "names", _many(self.names, "names", _text))
+        _settle(self, "created_from_ms", _time(self.created_from_ms, "created_from_ms"))
+        _settle(self, "created_before_ms", _time(self.created_before_ms, "created_before_ms"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstancePage:
@@ -79,13 +87,22 @@ class InstanceFilter:
     completed_before_ms: int | None = None  # exclusive; what has not ended does not pass
     limit: int | None = None  # instances that one bulk call touches; None: DEFAULT_BULK_LIMIT
 
+    def __post_init__(self) -> None:
+        _settle(self, "instance_ids", _many(self.instance_ids, "instance_ids", _text))
+        _settle(self, "completed_before_ms", _time(self.completed_before_ms, "completed_before_ms"))
+        _settle(self, "limit", _count(self.limit, "limit"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneOptions:
     """Which executions of an instance go: ended ones that neither condition keeps."""
 
-    keep_last: int | None = None  # the newest, the current one among them; less than 1 is 1
+    keep_last: int | None = None  # the newest, the current one among them; 0 is 1
     completed_before_ms: int | None = None  # exclusive: those that ended later stay
+
+    def __post_init__(self) -> None:
+        _settle(self, "keep_last", _count(self.keep_last, "keep_last"))
+        _settle(self, "completed_before_ms", _time(self.completed_before_ms, "completed_before_ms"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,3 +246,44 @@ class ProviderAdmin(Protocol):
                 need not: such a session is claimed anew like any other.
         """
         ...
+
+
+# What people pass on, from a command line or a form, is judged here once for all stores.
+
+_LAST_COUNT = 2**31 - 1
+_LAST_TIME_MS = 253_402_300_799_999  # the year 9999 ends
+
+
+def _settle(options: object, name: str, value: object) -> None:
+    object.__setattr__(options, name, value)
+
+
+def _whole(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    return value
+
+
+def _count(value: int | None, name: str) -> int | None:
+    if value is None:
+        return None
+    if _whole(value, name) < 0:
+        raise ValueError(f"{name} must not be negative, but is {value}")
+    return min(value, _LAST_COUNT)
+
+
+def _time(value: int | None, name: str) -> int | None:
+    """Unix milliseconds; whatever is beyond all times means so."""
+    return None if value is None else min(max(_whole(value, name), 0), _LAST_TIME_MS)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _many(values: Iterable[T] | None, name: str, of: Callable[[Any], T]) -> tuple[T, ...] | None:
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be several in a list or tuple, not the text {values!r}")
+    return None if values is None else tuple(map(of, values))

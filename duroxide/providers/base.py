@@ -233,7 +233,7 @@ class Provider(Protocol):
     async def read_status(
         self, instance_ids: Sequence[InstanceId]
     ) -> Mapping[InstanceId, InstanceStatus]:
-        """The state of those instances that exist."""
+        """The state of those instances that exist: none of an id that no store can keep."""
         ...
 
     async def read_history(

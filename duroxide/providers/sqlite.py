@@ -45,6 +45,7 @@ from duroxide.providers.sqlite_store import SqliteStore
 from duroxide.providers.wakeup import ChangeFeed, Wakeup
 from duroxide.providers.writer import Writer
 from duroxide.state import KeyValue
+from duroxide.storable import flaw_of
 from duroxide.version import VersionRange
 
 T = TypeVar("T")
@@ -345,7 +346,8 @@ class SqliteProvider(SqliteAdmin):
     ) -> Mapping[InstanceId, InstanceStatus]:
         def read() -> dict[InstanceId, InstanceStatus]:
             execute = self._store.connection.execute
-            rows = (execute(SQL["status"], (i,)).fetchone() for i in dict.fromkeys(instance_ids))
+            known = dict.fromkeys(i for i in instance_ids if flaw_of(i) is None)
+            rows = (execute(SQL["status"], (i,)).fetchone() for i in known)
             return {row[0]: status_of(row) for row in rows if row is not None}
 
         return await self._run("read_status", read)
@@ -355,6 +357,8 @@ class SqliteProvider(SqliteAdmin):
     ) -> Sequence[str]:
         def read() -> Sequence[str]:
             number = execution_id
+            if flaw_of(instance_id) is not None:
+                return ()
             if number is None:
                 row = self._store.connection.execute(SQL["current"], (instance_id,)).fetchone()
                 number = 0 if row is None else row[2]
@@ -364,6 +368,8 @@ class SqliteProvider(SqliteAdmin):
 
     async def read_key_values(self, instance_id: InstanceId) -> Mapping[str, KeyValue]:
         def read() -> dict[str, KeyValue]:
+            if flaw_of(instance_id) is not None:
+                return {}
             execute = self._store.connection.execute
             return key_values_of(execute(SQL["live_key_values"], {"instance_id": instance_id}))
 

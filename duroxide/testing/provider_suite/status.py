@@ -89,3 +89,13 @@ class CustomStatusSuite(SuiteBase):
         assert await read(store) == ("", 1)
         await set_status(store, "ü" * 100_000)
         assert await read(store) == ("ü" * 100_000, 2)
+
+    async def test_of_an_id_that_no_store_can_keep_there_is_nothing(
+        self, store: StoreDriver
+    ) -> None:
+        """And whoever asks for it along with others takes nothing from them."""
+        await store.running("i1")
+        for impossible in ("i\0", "\ud800"):
+            assert list(await store.statuses(impossible, "i1")) == ["i1"]
+            assert await store.provider.read_history(impossible) in ((), [])
+            assert await store.provider.read_key_values(impossible) == {}
