@@ -40,6 +40,7 @@ from duroxide_pg.arrays import Numbers, Texts
 from duroxide_pg.batches import Answer, Batch, pack_version
 from duroxide_pg.connections import HotConnection
 from duroxide_pg.entra import PostgresEntraOptions, entra_parameters, entra_password
+from duroxide_pg.errors import CannotConnect
 from duroxide_pg.hints import Hint
 from duroxide_pg.lanes import CommitLane
 from duroxide_pg.queries import statements
@@ -258,7 +259,12 @@ class PostgresProvider(PostgresAdmin):
             SetupError: one of `duroxide_pg.errors`, with its remedy.
         """
         if self._migrations != "none" and not self._is_prepared:
-            await asyncio.to_thread(self._prepare_schema, await self._source.conninfo())
+            conninfo = await self._source.conninfo()
+            try:
+                await asyncio.to_thread(self._prepare_schema, conninfo)
+            except CannotConnect as error:
+                words = self._source.not_let_in(error.__cause__)
+                raise CannotConnect(error.problem, error.remedy + words) from error.__cause__
             self._is_prepared = True  # a blocking client starts it anew for each call
         self._wakeups.start()
         if self._sweeping is None and self._clock is None:  # what a test's clock says is not old

@@ -53,6 +53,9 @@ class Source(Protocol):
     async def conninfo(self) -> str:
         """How to open one more, the password included, for migrations."""
 
+    def not_let_in(self, error: BaseException | None) -> str:
+        """A connection by `conninfo` failed: forget what the server refused, and say what to look at."""
+
 
 class Owned:
     """Connections that we open.
@@ -75,12 +78,13 @@ class Owned:
             parameters["client_encoding"] = "UTF8"  # whatever the role or PGCLIENTENCODING says
             return await connected(AsyncConnection.connect(autocommit=True, **parameters))
         except psycopg.Error as error:
-            words = str(migrate.cannot_connect(error)) + self._blame(error)
+            words = str(migrate.cannot_connect(error)) + self.not_let_in(error)
             raise ProviderError("connect", words, True) from error
 
-    def _blame(self, error: psycopg.Error) -> str:
+    def not_let_in(self, error: BaseException | None) -> str:
         """What to look at if the server was given a password that the callback had returned."""
-        if self._password is None or error.pgconn is None or not error.pgconn.used_password:
+        connection = error.pgconn if isinstance(error, psycopg.Error) else None
+        if self._password is None or connection is None or not connection.used_password:
             return ""
         refused = getattr(self._password, "refused", None)
         if refused is not None:
@@ -191,6 +195,9 @@ class Borrowed:
             return make_conninfo("", **info.get_parameters(), password=info.password)
         finally:
             await self.release(connection)
+
+    def not_let_in(self, error: BaseException | None) -> str:
+        return ""  # the password is the pool's
 
     async def _take(self) -> tuple[Any, Callable[[], Awaitable[Any]]]:
         """A psycopg connection, and what hands it back when it is closed."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Literal
 
 import psycopg
@@ -23,7 +23,7 @@ from duroxide.providers.base import Enqueue, Message, MessageKind
 from duroxide.testing.clocks import ManualClock
 from duroxide_pg import RefreshedToken, migrate
 from duroxide_pg.entra import RETRY_S
-from duroxide_pg.errors import NotPermitted
+from duroxide_pg.errors import CannotConnect, NotPermitted, SchemaMissing
 from duroxide_pg.provider import PostgresProvider
 from duroxide_pg.sources import Pool
 from tests.fixtures.postgres import Database
@@ -265,6 +265,31 @@ class TestTokens:
         await end_sessions(database)
         await use(provider)
         assert vault.calls >= asked + 4
+        await provider.close()
+
+    @pytest.mark.parametrize("migrations", ["apply", "verify"])
+    async def test_a_token_that_is_refused_at_the_start_is_replaced_as_well(
+        self, database: Database, vault: Vault, migrations: Literal["apply", "verify"]
+    ) -> None:
+        clock = ManualClock()
+        tokens: list[str] = []
+
+        async def fetch() -> tuple[str, float]:
+            tokens.append(await vault())
+            return tokens[-1], clock.now_ms() / 1000 + 3_600
+
+        parameters: dict[str, Any] = dict(conninfo_to_dict(database.dsn))
+        parameters |= {"user": database.role("app")}
+        parameters["password"] = token = RefreshedToken(fetch, clock=clock)
+        await token()
+        vault.rotate()
+        provider = PostgresProvider(**parameters, migrations=migrations)
+        with pytest.raises(CannotConnect, match="what the callback returned, which is asked again"):
+            await provider.start()
+        clock.advance(RETRY_S * 1000)
+        with suppress(SchemaMissing):  # which only those are told who were let in
+            await provider.start()
+        assert len(tokens) == 2
         await provider.close()
 
     async def test_a_token_that_is_refused_is_replaced_and_told_to_nobody(
