@@ -357,5 +357,8 @@ async def _await(awaitable: Awaitable[T]) -> T:
 
 
 def _milliseconds(delay: float | timedelta, extra: timedelta) -> int:
-    first = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
-    return milliseconds(first + extra)
+    try:
+        first = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
+        return milliseconds(first + extra)
+    except (OverflowError, ValueError) as error:  # inf, nan, and what is beyond all calendars
+        raise ValueError(f"a timer can't take {delay!r} seconds: {error}") from error

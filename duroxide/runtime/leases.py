@@ -34,12 +34,12 @@ class Leases(Generic[Token]):
 
     Args:
         lease_ms: how long a lease is.
-        buffer_ms: a lease is renewed at the latest so long before its end.
+        buffer_ms: a lease is renewed at the latest so long before its end, but no more than ten times.
     """
 
     def __init__(self, *, lease_ms: int, buffer_ms: int) -> None:
         self.lease_ms = lease_ms
-        self.tick_ms = max((lease_ms - min(buffer_ms, lease_ms)) // 2, 1)
+        self.tick_ms = max((lease_ms - buffer_ms) // 2, lease_ms // 20, 1)
         self._held: dict[Token, _Lease] = {}
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
 from duroxide.limits import Limits
@@ -71,15 +71,28 @@ class RuntimeOptions:
     observer: Observer = field(default_factory=Observer, kw_only=True)
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            if getattr(self, option.name) is None and option.default is not None:
+                default = option.default if option.default is not MISSING else Observer()
+                object.__setattr__(self, option.name, default)
         for least, names in ((1, _POSITIVE), (0, _NOT_NEGATIVE)):
             for name in names:
                 _check_number(name, getattr(self, name), least)
-        for pause in self.unregistered_backoff_ms:
+        pauses: Any = self.unregistered_backoff_ms
+        if not isinstance(pauses, tuple | list) or len(pauses) != 2:
+            raise TypeError(
+                f"unregistered_backoff_ms must be the first and the longest pause, not {pauses!r}"
+            )
+        for pause in pauses:
             _check_number("unregistered_backoff_ms", pause, 1)
         for name, words in _WORDS.items():
             if getattr(self, name) not in words:
                 allowed = " or ".join(map(repr, words))
                 raise ValueError(f"{name} must be {allowed}, not {getattr(self, name)!r}")
+        for name, kind in (("worker_node_id", str), ("limits", Limits), ("observer", Observer)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{name} must be of {kind.__name__}, not {value!r}")
         flaw = flaw_of(self.worker_node_id or "")
         if flaw is not None:
             raise ValueError(f"worker_node_id contains {flaw}")
@@ -214,7 +227,7 @@ def parse_tag_filter(text: str | None) -> TagSelection:
             return TagSelection(TagMode(text))
         ((mode, tags),) = json.loads(text).items()
         return TagSelection(TagMode(mode), frozenset(_strings(tags)))
-    except (ValueError, TypeError) as error:
+    except (AttributeError, ValueError, TypeError) as error:
         raise ValueError(f"worker_tag_filter {text!r} is not a tag filter: {error}") from error
 
 

@@ -41,7 +41,7 @@ class SessionKeeper:
         self._owner = owner
         self._limit = limit
         self._lease_ms = lease_ms
-        self._tick_s = max(lease_ms - buffer_ms, 1) / 1000
+        self._tick_s = max(lease_ms - buffer_ms, lease_ms // 10, 1) / 1000
         self._idle_ms = idle_ms
         self._observer = observer
         self._sweep_s = sweep_s

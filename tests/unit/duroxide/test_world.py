@@ -324,3 +324,17 @@ def test_an_activity_error_says_which_and_what() -> None:
     world = World(fails_in_an_activity)
     world.answer("boom", raises=ValueError("bad"))
     assert world.start(fails_in_an_activity).output == "boom ValueError application 1"
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e18, 10**30])
+def test_a_timer_that_no_calendar_has_is_refused_at_the_line(seconds: float) -> None:
+    @orchestration
+    async def sleeps(ctx: OrchestrationContext) -> str:
+        try:
+            await ctx.sleep(seconds)
+        except ValueError as error:
+            return str(error)
+        return "slept"
+
+    said = World(sleeps).start(sleeps).output
+    assert said.startswith(f"a timer can't take {seconds!r} seconds: ")

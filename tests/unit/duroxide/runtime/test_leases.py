@@ -55,6 +55,12 @@ async def test_while_nothing_is_held_nothing_is_asked() -> None:
     assert keeping.store.renewed == 0
 
 
+async def test_no_buffer_makes_renewal_a_busy_loop() -> None:
+    for buffer_ms in (LEASE_MS - 1, LEASE_MS, 10**9):
+        assert Leases[TurnToken](lease_ms=LEASE_MS, buffer_ms=buffer_ms).tick_ms == LEASE_MS // 20
+    assert Leases[TurnToken](lease_ms=1, buffer_ms=5).tick_ms == 1
+
+
 async def test_a_young_lease_is_left_alone() -> None:
     keeping = Keeping()
     await keeping.hold()

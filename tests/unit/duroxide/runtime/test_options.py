@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,27 @@ from duroxide import RuntimeOptions
 def test_a_value_that_can_not_be_meant_is_refused(name: str, value: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         RuntimeOptions(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("unregistered_backoff_ms", 5, "must be the first and the longest pause, not 5"),
+        ("unregistered_backoff_ms", (1,), "must be the first and the longest pause, not .1,."),
+        ("worker_node_id", 5, "worker_node_id must be of str, not 5"),
+        ("limits", {}, "limits must be of Limits, not {}"),
+        ("observer", 5, "observer must be of Observer, not 5"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(name: str, value: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        RuntimeOptions(**{name: value})
+
+
+def test_none_means_the_default() -> None:
+    nothing: Any = dict.fromkeys(field.name for field in fields(RuntimeOptions))
+    given, default = RuntimeOptions(**nothing), RuntimeOptions()
+    assert replace(given, observer=default.observer) == default
 
 
 @pytest.mark.parametrize("value", ["2", 1.5, True])
