@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,6 +22,7 @@ class Portal:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._pid = os.getpid()
+        self._tasks: set[asyncio.Task[None]] = set()  # that nobody waits for
         self._thread = threading.Thread(target=self._serve, name="duroxide loop", daemon=True)
         self._thread.start()
 
@@ -46,8 +47,23 @@ class Portal:
             future.cancel()
             raise
 
+    def later(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin `work` after a while; nobody waits for it. May be called by the garbage collector."""
+        if not self.is_inherited and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self._begin, work)
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self._loop.create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def is_inherited(self) -> bool:
+        """It is of the process that has forked this one, and does nothing here."""
+        return os.getpid() != self._pid
+
     def _problem(self) -> str | None:
-        if os.getpid() != self._pid:
+        if self.is_inherited:
             return FORKED
         if threading.current_thread() is self._thread:
             return "blocking calls don't work inside an async activity: use AsyncClient there"

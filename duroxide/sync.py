@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Coroutine, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from duroxide.client import AsyncClient, caller_transactions
 from duroxide.errors import ClientError, ProviderError, WaitTimeout
@@ -14,6 +15,7 @@ from duroxide.providers import base
 from duroxide.results import OrchestrationResult, decoded
 from duroxide.sdk_codec import SDK_JSON
 from duroxide.sync_management import BlockingManagement
+from duroxide.sync_users import Use
 from duroxide.transactions import Transaction
 
 T = TypeVar("T")
@@ -27,6 +29,9 @@ class Client(BlockingManagement):
     Values are written as JSON. Failures are `RuntimeError`s, mostly the more telling `ClientError`s, which
     say whether the same call may be made again (`retryable`).
 
+    What a server keeps for it ends with `close`, with the block of `with`, or a moment after the client is
+    garbage collected, unless others use the provider.
+
     Args:
         provider: opened on first use; one object may serve a client and a runtime.
     """
@@ -35,9 +40,27 @@ class Client(BlockingManagement):
         self._provider: base.Provider = provider
         self._portal = shared_portal()
         self._client = AsyncClient(provider, codec=SDK_JSON)
+        self._use = Use(provider, is_work=False)
+        weakref.finalize(self, self._use.drop, self._portal).atexit = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the provider's connections back, unless others use it. A call that comes later opens what it needs."""
+        if self._portal.is_inherited:  # there is nothing of ours in this process
+            return
+        try:
+            self._portal.call(self._use.end())
+        except ProviderError as error:
+            raise ClientError(str(error)) from error
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         async def started() -> T:
+            self._use.begin()
             try:
                 await self._provider.start()
             except BaseException:

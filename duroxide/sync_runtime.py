@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
-from typing import Any, Protocol, TypeVar, overload, runtime_checkable
+from typing import Any, TypeVar, overload
 
 from duroxide.activity_context import ActivityContext
 from duroxide.definitions import DEFAULT_VERSION, Style, define_activity, define_orchestration
@@ -23,19 +23,9 @@ from duroxide.runtime.telemetry import Observers
 from duroxide.sdk_codec import SDK_JSON
 from duroxide.signatures import signature_of
 from duroxide.sync import Client
+from duroxide.sync_users import Use
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
-
-
-_running: list[base.Provider] = []
-"""Of each runtime that works, its provider; only the portal's thread changes it."""
-
-
-@runtime_checkable
-class Resting(Protocol):
-    """A provider that can give up its connections for the time in which nobody needs it."""
-
-    async def rest(self) -> None: ...
 
 
 def _sdk_function(ctx: object, input: Any) -> Any: ...  # noqa: A002 - the SDK's name
@@ -93,6 +83,7 @@ class Runtime:
         self._provider: base.Provider = provider
         self._options = options or RuntimeOptions()
         self._portal = shared_portal()
+        self._use = Use(provider, is_work=True)
         self._registry = Registry()
         self._counts = CountingObserver()
         self._runtime: AsyncRuntime | None = None
@@ -189,7 +180,7 @@ class Runtime:
 
         async def begin() -> None:
             await runtime.start()
-            _running.append(self._provider)
+            self._use.begin()
 
         try:
             self._portal.call(begin())
@@ -209,13 +200,7 @@ class Runtime:
                 await runtime.drain(limit)
                 await runtime.stop()
             finally:
-                _leave(self._provider)
-            # Nobody closes the provider of a blocking program: what a server has to keep for it ends
-            # here, and a client that goes on opens what it needs.
-            if isinstance(self._provider, Resting) and not any(
-                other is self._provider for other in _running
-            ):
-                await self._provider.rest()
+                await self._use.end()
 
         self._portal.call(end())
 
@@ -232,9 +217,3 @@ def _untyped(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _observed(options: RuntimeOptions, counts: CountingObserver) -> RuntimeOptions:
     return replace(options, observer=Observers(counts, options.observer))
-
-
-def _leave(provider: base.Provider) -> None:
-    """Take one runtime of this very provider out; providers need not be comparable."""
-    place = next(n for n, other in enumerate(_running) if other is provider)
-    del _running[place]

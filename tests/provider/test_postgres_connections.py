@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +19,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from duroxide import Client, ProviderError, Runtime
+from duroxide import Client, ProviderError, Runtime, sync_users
 from duroxide.providers.base import Enqueue, Message, MessageKind
 from duroxide.testing.clocks import ManualClock
 from duroxide_pg import RefreshedToken, migrate
@@ -345,6 +346,11 @@ class TestTokens:
         await provider.close()
 
 
+def sessions(watcher: psycopg.Connection[TupleRow], database: Database) -> set[int]:
+    rows = watcher.execute(OURS.replace("count(*)", "pid"), [database.name])
+    return {pid for (pid,) in rows}
+
+
 class TestBlockingPrograms:
     def test_a_runtime_that_has_shut_down_leaves_no_session_and_can_start_again(
         self, database: Database
@@ -367,6 +373,52 @@ class TestBlockingPrograms:
                 asyncio.run(until_none(watcher, database))
         assert client.get_status("e0").output == 1  # opens what it needs
         runtimes[0].shutdown()  # twice is once
+
+    def test_the_last_client_to_close_leaves_no_session_and_can_go_on(
+        self, database: Database
+    ) -> None:
+        provider = PostgresProvider.connect(database.dsn)
+        other = Client(provider)
+        with psycopg.connect(database.superuser_dsn, autocommit=True) as watcher:
+            with Client(provider) as client:
+                assert client.get_status("a").status == "NotFound"
+                assert other.get_status("a").status == "NotFound"
+                before = sessions(watcher, database)
+            client.close()  # twice is once
+            assert other.get_status("a").status == "NotFound"
+            assert sessions(watcher, database) >= before > set(), "the other one's"
+            other.close()
+            asyncio.run(until_none(watcher, database))
+            client.start_orchestration("a", "Echo")  # opens what it needs
+            client.close()
+            asyncio.run(until_none(watcher, database))
+
+    def test_a_client_that_is_collected_leaves_no_session(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sync_users, "LINGER_S", 0.05)
+        provider = PostgresProvider.connect(database.dsn)
+        with psycopg.connect(database.superuser_dsn, autocommit=True) as watcher:
+            assert Client(provider).get_status("a").status == "NotFound"
+            gc.collect()
+            asyncio.run(until_none(watcher, database))
+            assert Client(provider).get_status("a").status == "NotFound"
+            gc.collect()
+            asyncio.run(until_none(watcher, database))
+
+    def test_a_client_that_closes_takes_nothing_from_a_runtime(self, database: Database) -> None:
+        provider = PostgresProvider.connect(database.dsn)
+        runtime = Runtime(provider)
+        runtime.register_orchestration("Echo", lambda ctx, given: given)
+        with runtime, psycopg.connect(database.superuser_dsn, autocommit=True) as watcher:
+            with Client(provider) as client:
+                client.start_orchestration("a", "Echo", 1)
+                assert client.wait_for_orchestration("a").output == 1
+                before = sessions(watcher, database)
+            with Client(provider) as client:
+                client.start_orchestration("b", "Echo", 2)
+                assert client.wait_for_orchestration("b").output == 2
+            assert sessions(watcher, database) >= before > set()
 
 
 class TestSchemas:
