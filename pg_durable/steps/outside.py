@@ -192,9 +192,9 @@ class TwoCommits:
             raise actor.refused(str(error)) from error
 
     async def _text(self, connection: AsyncConnection, step: SqlStep, in_transaction: bool) -> str:
-        if not in_transaction:
-            return await run_text(connection, step.query, self._limits)
-        result = await run_text(connection, step.query, self._limits, before=(step.options.begin,))
+        """Run the text, and commit what it leaves open: a record without its effect would be a lie."""
+        before = (step.options.begin,) if in_transaction else ()
+        result = await run_text(connection, step.query, self._limits, before=before)
         if connection.info.transaction_status != pq.TransactionStatus.IDLE:
             commands: list[tuple[bytes, list[bytes]]] = [
                 (b"SET CONSTRAINTS ALL IMMEDIATE", []),

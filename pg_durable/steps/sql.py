@@ -183,9 +183,8 @@ class SqlSteps:
                 return True
         if (step.workflow_id, step.node_id) in self._need_no_transaction:
             return False
-        # A text that commits by itself leaves a gap before its record, so it has to be marked.
-        at_most_once = self._two_commits.is_at_most_once(step)
-        return not (at_most_once and transaction_end(step.query) is not None)
+        # What commits by itself has had its effect before the record, whatever transaction is open after it.
+        return transaction_end(step.query) is None
 
     def _remember(self, step: SqlStep) -> None:
         self._need_no_transaction[step.workflow_id, step.node_id] = None

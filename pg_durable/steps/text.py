@@ -24,6 +24,7 @@ _ENDS = re.compile(
 _PLACEHOLDER = re.compile(
     r"\$(?P<result>[A-Za-z_][A-Za-z0-9_]*)|(?<![$\w])\{(?P<variable>[A-Za-z_][A-Za-z0-9_]*)(?::\w+)?\}"
 )
+_MAY_END = re.compile(r"\b(?:commit|end|rollback|abort|prepare)\b", re.IGNORECASE)
 _HAS_BODY = re.compile(r"\bbegin\s+atomic\b", re.IGNORECASE)
 
 
@@ -106,6 +107,8 @@ def unbound_hint(text: str, error: ServerError) -> str | None:
 
 def transaction_end(text: str) -> str | None:
     """The first word in a text, such as COMMIT, that ends the transaction which it runs in."""
+    if _MAY_END.search(text) is None:
+        return None
     code = "".join(
         token.text
         if token.context is Context.CODE

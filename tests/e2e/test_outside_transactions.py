@@ -69,6 +69,36 @@ def test_such_a_statement_has_to_stand_alone(workflows: Workflows) -> None:
 
 
 @pytest.mark.usefixtures("worker_here")
+def test_a_text_that_commits_says_so_whatever_is_open_after_it(workflows: Workflows) -> None:
+    workflows.run("create table items (i int)")
+    for text in (
+        "insert into items values (1); commit",
+        "insert into items values (2); commit; begin; insert into items values (3)",
+        "begin; insert into items values (4); commit and chain; insert into items values (5)",
+    ):
+        instance = workflows.start(step(text))
+        assert workflows.wait(instance) == "completed", (text, workflows.error(instance))
+        assert details(workflows, instance)["delivery"] == "at_least_once", text
+    left_open = workflows.start(step("begin; insert into items values (6)", tx="none"))
+    assert workflows.wait(left_open) == "completed"
+    assert workflows.all("select i from items order by i") == [(i,) for i in range(1, 7)]
+
+
+@pytest.mark.usefixtures("worker_here")
+def test_what_fails_after_a_commit_of_its_own_is_not_repeated(workflows: Workflows) -> None:
+    """df-execution 5.5: only what proves that there was no effect is."""
+    workflows.run("create table items (i int)")
+    failed = workflows.start(
+        step(
+            "insert into items values (1); commit; do $$ begin raise serialization_failure; end $$"
+        )
+    )
+    assert workflows.wait(failed) == "failed"
+    assert workflows.one("select df.error(%s)", failed)["sqlstate"] == "40001"
+    assert workflows.all("select i from items") == [(1,)]
+
+
+@pytest.mark.usefixtures("worker_here")
 def test_a_step_can_insist_on_a_transaction_or_do_without(workflows: Workflows) -> None:
     workflows.run("create table items (i int)")
     refused = workflows.start(step("vacuum items", tx="required"))
