@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -66,6 +67,7 @@ class Env:
         self.probe: Probe = ctx.prepared if isinstance(ctx.prepared, Probe) else Probe()
         self.log: list[Any] = []
         self.before_ms = ctx.journal.now_ms
+        self.is_timed = False  # it runs as a coroutine in either style, inside of a time limit
 
     def note(self, label: str, value: Any) -> None:
         """What the code saw; goes into the output and, with more detail, into the trace."""
@@ -146,8 +148,11 @@ async def _native(env: Env, statement: Statement) -> None:
                 await run_native(env, body)
             except Exception as error:
                 env.note(label, _word(error))
-        case Timed(delay_ms=delay_ms, body=body):
+        case Timed(delay_ms=delay_ms, body=body) if env.is_timed:
             await _timed(env, label, delay_ms, body)
+        case Timed(delay_ms=delay_ms, body=body):
+            # A task of its own, as a generator needs one for it: else a run has fewer steps.
+            await ctx.spawn(_timed(env, label, delay_ms, body))
         case SpawnCancel(branch=branch, body=body):
             task = ctx.spawn(run_native(env, branch))
             await run_native(env, body)
@@ -167,7 +172,9 @@ async def _native_branch(env: Env, body: Body) -> str:
 async def _timed(env: Env, label: str, delay_ms: int, body: Body) -> None:
     try:
         async with env.ctx.timeout(milliseconds=delay_ms):
-            await run_native(env, body)
+            inside = copy(env)
+            inside.is_timed = True
+            await run_native(inside, body)
     except TimeoutError:
         env.note(label, "timeout")
 

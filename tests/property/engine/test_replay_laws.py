@@ -41,6 +41,7 @@ from tests.property.engine.programs import (
     KeyPrune,
     Patch,
     Program,
+    SpawnCancel,
     Timed,
     programs,
     relabel,
@@ -402,10 +403,14 @@ def test_a_worker_that_dies_before_or_after_its_commit_changes_nothing(
 CONTINUES_IN_TIME = Program(
     relabel((Timed("", 1, (ContinueAsNew(""), Call(""))), Call("")), "r"), ((), ()), continues=1
 )
+# The root ends its time limit and asks for more, while a task that it cancelled still has to end its own.
+_GIVEN_UP = SpawnCancel("", (Timed("", 1, (Call(""),)),), (Call(""),))
+GIVES_UP_IN_TIME = Program(relabel((Timed("", 1, (_GIVEN_UP,)), Call("")), "r"), ((), ()), 0)
 
 
 @given(programs(), SEEDS)
 @example(CONTINUES_IN_TIME, 0)
+@example(GIVES_UP_IN_TIME, 0)
 def test_coroutine_and_generator_give_identical_histories(program: Program, seed: int) -> None:
     native = play(program, seed, style=NATIVE)
     generator = play(program, seed, style=GENERATOR)
