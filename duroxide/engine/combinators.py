@@ -74,7 +74,8 @@ def _outcome(child: DurableFuture[Any]) -> Any:
 class Select(DurableFuture[Winner[Any]]):
     """Settles with the first that settles and cancels the others in argument order.
 
-    Of several that are settled already, the leftmost wins. The winner's error is raised.
+    Of several that are settled already, the leftmost wins; a message that another one holds goes
+    back to its queue, unless it was seen. The winner's error is raised.
     """
 
     __slots__ = ("_children", "_keys")
@@ -103,9 +104,12 @@ class Select(DurableFuture[Winner[Any]]):
         if child._state is State.DONE:
             value = Winner(index, self._keys[index], value)
         self._state = State.CANCELLED  # deaf to the losers' own end
-        for loser in self._children:
-            if loser is not child:
-                loser.cancel()
+        losers = [c for c in self._children if c is not child]
+        # Those that wait first: else one of them would take what another one gives back.
+        for loser in losers:
+            loser.cancel()
+        for loser in losers:
+            loser.lose()
         self._state = State.PENDING
         self.settle(child._state, value)
 

@@ -106,12 +106,15 @@ class _Waiting:
         self.answered: set[EventId] = set()
         self._lines: dict[tuple[bool, str], list[EventId]] = {}
         self._kept: dict[tuple[bool, str], int] = {}
+        self._takers: dict[EventId, tuple[bool, str]] = {}  # take what came earlier
 
     def subscribe(
         self, event_id: EventId, kind: history.QueueSubscribed | history.ExternalSubscribed
     ) -> None:
         key = (isinstance(kind, history.QueueSubscribed), kind.name)
         takes_earlier = isinstance(kind, history.QueueSubscribed) or kind.buffered
+        if takes_earlier:
+            self._takers[event_id] = key
         if takes_earlier and self._kept.get(key, 0):
             self._kept[key] -= 1
             self.answered.add(event_id)
@@ -127,9 +130,22 @@ class _Waiting:
             self._kept[key] = self._kept.get(key, 0) + 1
 
     def leave(self, event_id: EventId) -> None:
+        if event_id in self.answered and event_id in self._takers:
+            self._give_back(self._takers[event_id])
+            return
         for line in self._lines.values():
             if event_id in line:
                 line.remove(event_id)
+
+    def _give_back(self, key: tuple[bool, str]) -> None:
+        """The loser of a race returned what it had taken."""
+        line = self._lines.get(key, [])
+        heir = next((i for i in line if i in self._takers), None)
+        if heir is None:
+            self._kept[key] = self._kept.get(key, 0) + 1
+        else:
+            line.remove(heir)
+            self.answered.add(heir)
 
 
 def _end(

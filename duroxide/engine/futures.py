@@ -22,6 +22,9 @@ _PENDING, _DONE, _FAILED = State.PENDING, State.DONE, State.FAILED
 
 Waiter = Callable[["DurableFuture[Any]"], None]
 
+# The waiters of a future whose end somebody was told; never added to, since it is settled.
+_TOLD: list[Waiter] = []
+
 
 class Budget(Protocol):
     """Counts what a run does without waiting, so that one that never stops is noticed."""
@@ -62,8 +65,10 @@ class DurableFuture(Generic[T]):
         """
         state = self._state
         if state is _DONE:
+            self._waiters = _TOLD
             return cast("T", self._value)
         if state is _FAILED:
+            self._waiters = _TOLD
             raise self._value
         if state is _PENDING:
             raise RuntimeError("the result is not there yet; await it")
@@ -71,7 +76,10 @@ class DurableFuture(Generic[T]):
 
     def exception(self) -> BaseException | None:
         """What it failed with; None if it has not failed."""
-        return cast("BaseException", self._value) if self._state is _FAILED else None
+        if self._state is not _FAILED:
+            return None
+        self._waiters = _TOLD
+        return cast("BaseException", self._value)
 
     def cancel(self) -> bool:
         """Give it up: what it stands for is cancelled too, and whoever awaits it gets `Cancelled`.
@@ -101,8 +109,31 @@ class DurableFuture(Generic[T]):
         """Of a pending future: somebody waits, or waited, for it."""
         return self._waiters is not None
 
+    def is_awaited(self) -> bool:
+        """Of a pending future: somebody waits for it now."""
+        return bool(self._waiters)
+
+    def was_seen(self) -> bool:
+        """Of a settled future: somebody was told how it ended."""
+        return self._waiters is not None
+
+    def lose(self) -> None:
+        """It lost a race: give it up, or give back what came and nobody has seen."""
+        if self._state is _PENDING:
+            self.cancel()
+        elif self._waiters is None:
+            self._give_back()
+
+    def revoke(self) -> None:
+        """Turn a settled future that nobody has seen into one that was given up."""
+        self._state = State.CANCELLED
+        self._value = None
+
     def _give_up(self) -> None:
         """Cancel what this future stands for; called once, while it is pending."""
+
+    def _give_back(self) -> None:
+        """Return what it was settled with to where that came from, if that can be."""
 
     def settle(self, state: State, value: Any = None) -> None:
         """Settle now and tell the waiters; a settled future stays as it is."""
@@ -110,14 +141,18 @@ class DurableFuture(Generic[T]):
             return
         self._state = state
         self._value = value
-        waiters, self._waiters = self._waiters, None
+        waiters = self._waiters
         if waiters:
+            self._waiters = _TOLD
             for waiter in waiters:
                 waiter(self)
+        else:
+            self._waiters = None
 
     def add_waiter(self, waiter: Waiter) -> None:
         """Call `waiter` when it settles, or now if it has."""
         if self._state is not _PENDING:
+            self._waiters = _TOLD
             waiter(self)
         elif self._waiters is None:
             self._waiters = [waiter]

@@ -65,6 +65,9 @@ class ScheduledFuture(DurableFuture[T]):
     def _give_up(self) -> None:
         self._journal.give_up(self, DROPPED)
 
+    def _give_back(self) -> None:
+        self._journal.give_back(self)
+
 
 class Continuation:
     """How the execution goes on under a new history."""
@@ -182,6 +185,21 @@ class Journal:
             # Giving up frees resources, so no limit forbids it.
             self.close_with(self.breadcrumb(future, reason))
 
+    def give_back(self, future: ScheduledFuture[Any]) -> None:
+        """Return the message that a read took and nobody has seen: to the next reader, or its place."""
+        schedule = future.schedule
+        boxes = self.queues if isinstance(schedule, history.QueueSubscribed) else self.events
+        message = boxes.recall(future) if _takes_earlier(future) else None
+        if message is None:
+            return
+        self.check_open()
+        future.revoke()
+        self.close_with(breadcrumb(schedule, future.event_id, DROPPED))
+        reader = boxes.give_back(message, _takes_earlier)
+        if isinstance(reader, ScheduledFuture):
+            del self.open[reader.event_id]
+            reader.settle_with_text(message[2])
+
     def breadcrumb(self, future: ScheduledFuture[Any], reason: str) -> history.Breadcrumb:
         """The event that says so; a reader also leaves its line, a child is remembered by name."""
         match future.schedule:
@@ -280,15 +298,14 @@ class Journal:
     ) -> ScheduledFuture[Any]:
         self._check_name("Event name", name)
         future = self._schedule(history.ExternalSubscribed(name=name, buffered=buffered), decode)
-        box = self.events[name]
-        data = box.take() if buffered else None
+        data = self.events.take(name, future) if buffered else None
         self._deliver_or_wait(future, data, self.events, name)
         return future
 
     def queue_read(self, name: str, decode: Decode | None) -> ScheduledFuture[Any]:
         self._check_name("Queue name", name)
         future = self._schedule(history.QueueSubscribed(name=name), decode)
-        self._deliver_or_wait(future, self.queues[name].take(), self.queues, name)
+        self._deliver_or_wait(future, self.queues.take(name, future), self.queues, name)
         return future
 
     def _deliver_or_wait(
@@ -427,6 +444,14 @@ class Journal:
         """Replay is over: what comes next is new."""
         self.is_replaying = False
         self._recorded = ()
+
+
+def _takes_earlier(future: DurableFuture[Any]) -> bool:
+    """It is a read or a wait that also takes what came before it was there."""
+    schedule = getattr(future, "schedule", None)
+    return isinstance(schedule, history.QueueSubscribed) or (
+        isinstance(schedule, history.ExternalSubscribed) and schedule.buffered
+    )
 
 
 def _check_storable(what: str, text: str | None) -> None:

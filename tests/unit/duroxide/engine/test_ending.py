@@ -92,6 +92,31 @@ def test_a_read_of_a_message_that_came_before_is_answered() -> None:
     ]
 
 
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_what_a_loser_gave_back_answers_the_next_read(waiting: int) -> None:
+    async def loses(ctx: OrchestrationContext) -> None:
+        await ctx.wait_event("go")
+        held = ctx.queue("q").get()
+        if waiting:
+            ctx.queue("q").get()
+        await ctx.select(ctx.gather(), held)
+        if not waiting:
+            ctx.queue("q").get()
+        await ctx.queue("q").get()
+
+    code = define_orchestration(loses, name="o")
+    messages: list[work.Inbound] = [
+        work.QueueMessage(instance="i", name="q", data="1"),
+        work.ExternalRaised(instance="i", name="go", data="1"),
+    ]
+    events = run_turn(code, (), messages, now_ms=5, start=INFO).events
+    run = Run.replay(code, events)
+    expected = [(event_id, f.schedule) for event_id, f in run.journal.open.items()]
+    run.park()
+    assert len(expected) == 1
+    assert open_schedules(list(events)) == expected
+
+
 def test_a_forced_end_gives_up_what_is_open_and_answers_the_parent() -> None:
     events = recorded()
     result = fail_execution(events, POISON, now_ms=1)
