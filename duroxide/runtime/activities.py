@@ -324,7 +324,8 @@ class ActivityDispatcher:
             return self._declined.hand_back(leased, name)
         if not fits:  # one session too many is in flight here
             return self._put_off(leased, name)
-        if self._suspects.is_one(leased.attempt_count) and not self._suspects.seat(leased.token):
+        attempts = leased.attempt_count
+        if self._suspects.is_one(attempts) and not self._suspects.seat(leased.token, attempts):
             delay_ms = self._suspects.turn_away()
             return self._declined.turn_away(leased, name, delay_ms)
         beat = self._heartbeats.of(leased.token)

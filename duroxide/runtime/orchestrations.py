@@ -222,7 +222,7 @@ class OrchestrationDispatcher:
         self._leases.hold(leased.token, leased.expires_at_ms, lost)
         if not self._suspects.is_one(leased.attempt_count):
             self._submit(leased, await self._runner.decide(leased))
-        elif self._suspects.seat(leased.token):
+        elif self._suspects.seat(leased.token, leased.attempt_count):
             try:
                 await self._suspects.alone()
                 self._submit(leased, await self._runner.decide(leased))
