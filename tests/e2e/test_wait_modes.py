@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from tests.fixtures.workflows import Workflows, eventually
@@ -44,13 +45,26 @@ def test_future_takes_no_signal_that_was_there_before(standing: Workflows) -> No
 
 def test_a_schedule_is_due_by_the_clock_of_its_time_zone(standing: Workflows) -> None:
     instance = standing.start("df.wait_for_schedule('30 4 * * *', 'Asia/Kathmandu')")
-    due = eventually(
-        lambda: standing.one(
+    assert is_due(standing, instance) == "04:30:00"
+
+
+def test_a_schedule_may_name_what_is_known_only_when_it_runs(standing: Workflows) -> None:
+    """df-execution 3.4: cron text is substituted, and judged after that."""
+    schedule = (
+        "'select ''{}'' as m' |=> 'at' ~> df.wait_for_schedule('$at.m 4 * * *', 'Asia/Kathmandu')"
+    )
+    assert "Invalid cron expression '60 4 * * *'" in standing.fail(schedule.format("60"))
+    assert is_due(standing, standing.start(schedule.format("30"))) == "04:30:00"
+
+
+def is_due(workflows: Workflows, instance: str) -> str:
+    """When its timer ends, by the clock of Nepal, 5:45 hours east; the instance is cancelled."""
+    due: datetime = eventually(
+        lambda: workflows.one(
             "select visible_at from duroxide.orchestrator_queue where instance_id = %s"
             " and visible_at > now() and visible_at <= now() + interval '1 day'",
             instance,
         )
     )
-    standing.one("select df.cancel(%s)", instance)
-    there = due.astimezone(ZoneInfo("Asia/Kathmandu"))  # 5:45 hours east
-    assert (there.hour, there.minute, there.second) == (4, 30, 0)
+    workflows.one("select df.cancel(%s)", instance)
+    return due.astimezone(ZoneInfo("Asia/Kathmandu")).strftime("%H:%M:%S")

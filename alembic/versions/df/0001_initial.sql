@@ -1166,6 +1166,9 @@ begin
     if not v_quartz and lower(cron_expr) in ('@hourly', '@daily', '@midnight', '@weekly', '@monthly', '@yearly', '@annually') then
         return df._schedule_node(cron_expr);
     end if;
+    if cron_expr ~ '[$][a-zA-Z_{]|[{][a-zA-Z_]' then  -- read once it is known what the placeholder stands for
+        return df._schedule_node(cron_expr);
+    end if;
     if cardinality(v_fields) <> 5 and not (v_quartz and cardinality(v_fields) = 6) then
         v_fault := format('expected 5 fields (minute hour day-of-month month day-of-week), found %s', cardinality(v_fields));
     else
