@@ -76,6 +76,8 @@ class ActivityError(TaskError):
 class SubOrchestrationError(TaskError):
     """A child orchestration failed or was cancelled."""
 
+    instance_id: str | None = None  # of the child
+
 
 class DurableTimeout(TaskError, TimeoutError):
     """A durable timer ended what was awaited."""
@@ -187,12 +189,16 @@ class NonDeterminismError(OrchestrationAbort):
     Args:
         report: both sides, for people.
         event_id: the recorded event at which they part; None where history ends.
+        summary: the report without payloads, for logs; None: it has none.
     """
 
-    def __init__(self, report: str, event_id: int | None = None) -> None:
-        super().__init__(report, event_id)
+    def __init__(
+        self, report: str, event_id: int | None = None, summary: str | None = None
+    ) -> None:
+        super().__init__(report, event_id, summary)
         self.report = report
         self.event_id = event_id
+        self.summary = report if summary is None else summary
 
     def __str__(self) -> str:
         return self.report

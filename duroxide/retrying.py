@@ -40,7 +40,9 @@ async def call_with_retry(
             no_time_left = deadline is not None and deadline.done()
             if no_time_left or not policy.allows_another(attempt, error, timed_out):
                 raise error
-            on_retry(f"attempt {attempt} of {policy.max_attempts} failed: {error}")
+            what = "timed out" if timed_out else error.error_type or type(error).__name__
+            # Not its text, which may tell secrets to whoever reads logs; history has it.
+            on_retry(f"attempt {attempt} of {policy.max_attempts} failed: {what}")
             delay_ms = policy.delay_ms(attempt, _fraction(journal, call.event_id))
             if delay_ms:
                 await _pause(journal, delay_ms, deadline)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,6 +12,7 @@ from duroxide.failures import ApplicationFailure, Failure
 from duroxide.history import CommandKind, Event, EventKind, Terminal
 
 _EXCERPT = 160  # characters of a payload that a report shows
+_PAYLOADS = frozenset({"data", "details", "input", "output", "reason", "result", "status", "value"})
 
 
 def same_payload(one: str, other: str) -> bool:
@@ -95,15 +96,19 @@ class Mismatch(Exception):
         self.difference = difference
 
 
-def report(difference: Difference, line: str | None) -> str:
+def report(difference: Difference, line: str | None, *, with_payloads: bool = True) -> str:
     """Both sides, one line each, for people."""
     after = difference.after
     source = getattr(after.kind, "source_event_id", None)
     where = f"after event {after.event_id} ({type(after.kind).__name__}"
     where += f" of #{source})" if source is not None else ")"
     recorded = difference.recorded
-    was = "nothing more" if recorded is None else f"#{recorded.event_id}  {describe(recorded.kind)}"
-    did = "nothing more" if difference.did is None else describe(difference.did)
+    show = describe if with_payloads else outline
+    was = did = "nothing more"
+    if recorded is not None:
+        was = f"#{recorded.event_id}  {show(recorded.kind, difference.did)}"
+    if difference.did is not None:
+        did = show(difference.did, None if recorded is None else recorded.kind)
     suffix = f"      at {line}" if line else ""
     return (
         f"execution {difference.execution_id}, {where}:\n"
@@ -112,15 +117,31 @@ def report(difference: Difference, line: str | None) -> str:
     )
 
 
-def describe(kind: EventKind) -> str:
+def describe(kind: EventKind, _: EventKind | None = None) -> str:
     """The kind and its fields that are set, payloads shortened."""
     parts = [type(kind).__name__]
-    for f in fields(kind):
-        value = getattr(kind, f.name)
-        if value is None or f.name in ("fire_at_ms", "last_updated_at_ms"):
-            continue
-        text = str(value) if f.name in ("input", "output", "details") else repr(value)
+    for name, value in _set_fields(kind):
+        text = str(value) if name in ("input", "output", "details") else repr(value)
         if len(text) > _EXCERPT:
             text = f"{text[:_EXCERPT]}… ({len(text)} characters)"
-        parts.append(f"{f.name}={text}")
+        parts.append(f"{name}={text}")
     return "  ".join(parts)
+
+
+def outline(kind: EventKind, other: EventKind | None = None) -> str:
+    """The same for logs: of payloads just their length, and whether they differ from the other side's."""
+    parts = [type(kind).__name__]
+    for name, value in _set_fields(kind):
+        text = repr(value)
+        if name in _PAYLOADS:
+            differs = type(other) is type(kind) and getattr(other, name) != value
+            text = f"({len(str(value))} characters{', differs' if differs else ''})"
+        parts.append(f"{name}={text}")
+    return "  ".join(parts)
+
+
+def _set_fields(kind: EventKind) -> Iterator[tuple[str, object]]:
+    for f in fields(kind):
+        value = getattr(kind, f.name)
+        if value is not None and f.name not in ("fire_at_ms", "last_updated_at_ms"):
+            yield f.name, value

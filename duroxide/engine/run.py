@@ -169,11 +169,15 @@ class Run:
                 error = failed[0]._explain(again.difference)
                 failed[0].park()
                 raise error from None
-            text = report(first_time.difference, None)
+            again_else = (
+                "\n  and did something else when it was run again: it depends on something outside "
+                "its history"
+            )
+            difference = first_time.difference
             raise NonDeterminismError(
-                f"{text}\n  and did something else when it was run again: it depends on something "
-                "outside its history",
-                first_time.difference.did_id,
+                report(difference, None) + again_else,
+                difference.did_id,
+                report(difference, None, with_payloads=False) + again_else,
             ) from None
 
     # Going on.
@@ -461,5 +465,7 @@ class Run:
             line = waiting_line(self._root.coroutine)
         recorded = difference.recorded
         return NonDeterminismError(
-            report(difference, line), None if recorded is None else recorded.event_id
+            report(difference, line),
+            None if recorded is None else recorded.event_id,
+            report(difference, line, with_payloads=False),
         )

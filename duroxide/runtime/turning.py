@@ -112,7 +112,7 @@ class TurnRunner:
         except NonDeterminismError as error:
             if self._options.nondeterminism == "fail":
                 return Decision(item=hand_back(leased))  # the whole history is needed for the end
-            return self.leave_to_others(leased, str(error))
+            return self._leave_to_right_code(leased, error)
         except Exception as error:
             logger.exception("a turn of %s failed outside its code", leased.instance_id)
             return self.leave_to_others(leased, f"{type(error).__name__}: {error}")
@@ -278,6 +278,11 @@ class TurnRunner:
         self._observer.turn_refused(leased.instance_id, reason)
         return Decision(item=self._abandon(leased))
 
+    def _leave_to_right_code(self, leased: LeasedTurn, error: NonDeterminismError) -> Decision:
+        """Payloads are for those who look closer only."""
+        logger.debug("%s, with payloads: %s", leased.instance_id, error.report)
+        return self.leave_to_others(leased, error.summary)
+
     def _unreadable(self, leased: LeasedTurn, problem: str) -> Decision:
         """Leave it to others. Retention may have removed it just after it was leased: no problem then."""
         return Decision(item=self._abandon(leased), unreadable=problem)
@@ -298,10 +303,10 @@ class TurnRunner:
     def _diverged(self, leased: LeasedTurn, inbox: Inbox, error: NonDeterminismError) -> Decision:
         """Code that does not repeat its history: wait for the right code or, if told so, fail now."""
         if self._options.nondeterminism == "retry":
-            return self.leave_to_others(leased, str(error))
+            return self._leave_to_right_code(leased, error)
         if leased.history_after:
             return self._with_whole_history(leased)
-        self._observer.turn_refused(leased.instance_id, str(error))
+        self._observer.turn_refused(leased.instance_id, error.summary)
         return self._fail(leased, inbox, "its code is nondeterministic", nondeterminism(str(error)))
 
     def _poison(self, leased: LeasedTurn, inbox: Inbox | None) -> Decision:

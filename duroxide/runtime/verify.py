@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from duroxide import work
+from duroxide.engine.matching import outline
 from duroxide.engine.turn import TurnResult, run_turn
 from duroxide.errors import NonDeterminismError
 from duroxide.runtime.cache import Live
@@ -41,6 +42,8 @@ def verify(
                 f"in memory the turn added {cached_event.kind!r}, replayed it added "
                 f"{cold_event.kind!r}",
                 cached_event.event_id,
+                f"in memory the turn added {outline(cached_event.kind, cold_event.kind)}, "
+                f"replayed it added {outline(cold_event.kind, cached_event.kind)}",
             )
     raise NonDeterminismError(
         f"in memory the turn gave {result.status.value} with {len(result.events)} events, replayed "

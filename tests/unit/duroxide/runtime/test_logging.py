@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from duroxide.context import OrchestrationContext
 from duroxide.decorators import activity, orchestration
-from duroxide.errors import ProviderError
+from duroxide.errors import ActivityError, ProviderError
+from duroxide.providers.memory import MemoryProvider
+from duroxide.retry import NoBackoff, RetryPolicy
 from duroxide.runtime.telemetry import LoggingObserver
+from duroxide.testing.virtualtime import LoopClock
 from tests.unit.duroxide.runtime.test_runtime import working
 
 SECRET = "the text of a payload"
@@ -38,14 +41,14 @@ ACTIVITY = {
 
 
 @contextmanager
-def logged() -> Iterator[list[logging.LogRecord]]:
+def logged(name: str = "duroxide.runtime") -> Iterator[list[logging.LogRecord]]:
     records: list[logging.LogRecord] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record)
 
-    handler, logger = Keep(), logging.getLogger("duroxide.runtime")
+    handler, logger = Keep(), logging.getLogger(name)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
@@ -125,3 +128,37 @@ def test_what_goes_wrong_is_a_warning_that_names_it() -> None:
     assert (facts[0]["operation"], facts[0]["error"]) == ("commit", "commit: connection lost")
     assert (facts[1]["instance_id"], facts[1]["attempt_count"]) == ("i1", 11)
     assert (facts[2]["instance_id"], facts[2]["error"]) == ("i2", "lease lost")
+
+
+async def test_a_retry_and_code_that_changed_are_logged_without_payloads() -> None:
+    @activity(name="work")
+    async def works(text: str) -> None:
+        raise ValueError(text)
+
+    @orchestration(name="changing")
+    async def old(ctx: OrchestrationContext, text: str) -> None:
+        retry = RetryPolicy(max_attempts=2, backoff=NoBackoff())
+        with suppress(ActivityError):
+            await ctx.call(works, text, retry=retry)
+        ctx.set_custom_status("tried")
+        await ctx.wait_event("go")
+
+    @orchestration(name="changing")
+    async def new(ctx: OrchestrationContext, text: str) -> None:
+        await ctx.call("other", f"{text}, changed")
+
+    clock = LoopClock()
+    store = MemoryProvider(clock)
+    with logged("duroxide") as records:
+        async with working(old, works, provider=store) as (client, _):
+            instance = await client.start(old, SECRET)
+            await client.wait_for_custom_status(instance)
+        options = {"max_attempts": 1, "unregistered_backoff_ms": (1, 1)}
+        async with working(new, provider=store, **options) as (client, _):
+            await client.raise_event(instance, "go", SECRET)
+            await client.wait(instance)
+    told = [(r.levelname, r.getMessage()) for r in records if r.levelno > logging.DEBUG]
+    assert ("WARNING", "attempt 1 of 2 failed: ValueError") in told
+    assert any("code did  ActivityScheduled  name='other'  input=(" in text for _, text in told)
+    assert not [text for _, text in told if SECRET in text]
+    assert [r for r in records if SECRET in r.getMessage()], "at DEBUG, for who looks closer"
