@@ -19,7 +19,7 @@ from duroxide.portal import FORKED
 from duroxide_pg import arrays
 from duroxide_pg.jitter import uniform
 from duroxide_pg.queries import Statement
-from duroxide_pg.sqlstate import Verdict, verdict
+from duroxide_pg.sqlstate import Verdict, remedy_of, verdict
 
 logger = logging.getLogger("duroxide_pg")
 
@@ -221,7 +221,7 @@ class Pauses:
 
 def explain(operation: str, error: psycopg.Error) -> ProviderError:
     """The error of one of our statements, in the contract's terms."""
-    words = " ".join(str(error).split())
+    words = " ".join(str(error).split()) + remedy_of(error)
     match verdict(error):
         case Verdict.SCHEMA:
             return SchemaGone(operation, f"the schema is gone or changed: {words}", True)

@@ -27,7 +27,7 @@ from duroxide.providers.eager import EagerChoice
 from duroxide_pg.batches import BUSY, MAX_ITEMS, Answer, Batch, split
 from duroxide_pg.connections import HotConnection, Pauses, explain
 from duroxide_pg.queries import Statement
-from duroxide_pg.sqlstate import Verdict, verdict
+from duroxide_pg.sqlstate import Verdict, remedy_of, verdict
 from duroxide_pg.tokens import process_name
 
 logger = logging.getLogger("duroxide_pg")
@@ -332,7 +332,7 @@ def _eager_of(calls: Sequence[_Call]) -> EagerDispatch | None:
 def _words(error: psycopg.Error) -> str:
     """What the server says, without the statements and functions that it says it from."""
     said = (error.diag.message_primary, error.diag.message_detail)
-    return " ".join("; ".join(filter(None, said)).split()) or str(error)
+    return (" ".join("; ".join(filter(None, said)).split()) or str(error)) + remedy_of(error)
 
 
 class _Refused(Exception):

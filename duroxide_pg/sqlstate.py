@@ -53,3 +53,10 @@ def verdict(error: psycopg.Error) -> Verdict:
     if state[:2] in _REFUSE_CLASSES:
         return Verdict.REFUSE
     return Verdict.RETRY
+
+
+def remedy_of(error: psycopg.Error) -> str:
+    """What to do where the server does not say so: to be added to its words, or nothing."""
+    if error.sqlstate == "54000" and "index row" in str(error):
+        return "; instance ids, sessions and keys of key-values are indexed: keep each below 1,000 bytes"
+    return ""

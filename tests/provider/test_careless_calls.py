@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from duroxide import (
     InstanceNotFound,
     InstanceQuery,
     OrchestrationContext,
+    ProviderError,
     Registry,
     orchestration,
 )
@@ -116,3 +118,13 @@ async def test_who_waits_for_an_impossible_id_is_told_and_disturbs_nobody(
         await client.history(impossible)
     with pytest.raises(InstanceNotFound):
         await client.delete(impossible)
+
+
+async def test_an_id_too_long_for_an_index_is_refused_with_the_remedy(installed_dsn: str) -> None:
+    provider = duroxide.PostgresProvider(installed_dsn)
+    await provider.start()
+    incompressible = secrets.token_hex(4_000)
+    with pytest.raises(ProviderError, match="keep each below 1,000 bytes") as caught:
+        await AsyncClient(provider).start(loop, 0, instance_id=incompressible)
+    assert not caught.value.retryable
+    await provider.close()
