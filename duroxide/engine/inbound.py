@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from duroxide import history, work
+from duroxide.engine.breadcrumbs import child_instance
 from duroxide.engine.futures import State
 from duroxide.engine.journal import Journal, ScheduledFuture
 from duroxide.engine.result import IgnoreReason
@@ -128,7 +129,12 @@ def _deliver_timer(journal: Journal, kind: history.TimerFired) -> None:
 
 def _deliver_failure(journal: Journal, kind: Any) -> None:
     future = journal.open.pop(kind.source_event_id)
-    future.settle(State.FAILED, error_of(kind.details, future.schedule))
+    schedule = future.schedule
+    error = error_of(kind.details, schedule)
+    if isinstance(schedule, history.SubOrchestrationScheduled):
+        assert isinstance(error, SubOrchestrationError)
+        error.instance_id = child_instance(journal.instance_id, schedule.instance)
+    future.settle(State.FAILED, error)
 
 
 def _deliver_event(journal: Journal, kind: history.ExternalEvent) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -20,6 +20,10 @@ def _current(journal: Journal) -> Task[Any]:
     if task is None:
         raise RuntimeError("this can be used only inside a running orchestration")
     return task
+
+
+async def _wait(awaitable: Awaitable[T]) -> T:
+    return await awaitable
 
 
 class Timeout:
@@ -71,20 +75,27 @@ class Scope:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._parent: Task[Any] | None = None
-        self._tasks: list[Task[Any]] = []
+        self._tasks: list[DurableFuture[Any]] = []
         self._failure: BaseException | None = None
         self._interrupt: Cancelled | None = None
         self._in_block = False
 
-    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> Task[T]:
-        """Run a coroutine beside the block; it belongs to the scope."""
+    def spawn(self, awaitable: Awaitable[T]) -> DurableFuture[T]:
+        """Run a coroutine beside the block, or adopt what is on its way; it belongs to the scope."""
         if self._parent is None:
-            coroutine.close()
+            if isinstance(awaitable, Coroutine):
+                awaitable.close()
             raise RuntimeError("spawn inside the block: async with ctx.scope() as scope")
-        task = self._journal.executor.spawn(coroutine)
+        task = self._future(awaitable)
         self._tasks.append(task)
         task.add_waiter(self._heard)
         return task
+
+    def _future(self, awaitable: Awaitable[T]) -> DurableFuture[T]:
+        if isinstance(awaitable, DurableFuture):
+            return awaitable
+        coroutine = awaitable if isinstance(awaitable, Coroutine) else _wait(awaitable)
+        return self._journal.executor.spawn(coroutine)
 
     def _heard(self, task: DurableFuture[Any]) -> None:
         if task._state is not State.FAILED or self._failure is not None:

@@ -271,6 +271,28 @@ def test_a_child_id_that_is_taken_fails_the_call() -> None:
     assert world.handle("other").output == 0
 
 
+def test_the_error_of_a_child_says_which_child_it_was() -> None:
+    @orchestration(name="fails")
+    async def fails(ctx: OrchestrationContext) -> None:
+        raise ValueError("no")
+
+    @orchestration(name="asks")
+    async def asks(ctx: OrchestrationContext) -> list[Any]:
+        told: list[Any] = []
+        for given in (None, "chosen"):
+            try:
+                await ctx.call_child(fails, id=given)
+            except SubOrchestrationError as error:
+                told.append([error.name, error.instance_id])
+        return told
+
+    world = World(asks, fails)
+    run = world.start(asks, instance_id="parent")
+    assert run.output == [["fails", "parent::sub::2"], ["fails", "chosen"]]
+    assert world.handle("parent::sub::2").error
+    run.assert_replays()
+
+
 @orchestration
 def generated(ctx: OrchestrationContext, name: str) -> Any:
     try:

@@ -45,6 +45,23 @@ def test_a_task_that_fails_when_the_block_has_ended_is_what_the_scope_raises() -
     assert play(code) == "after 1, True"
 
 
+def test_a_scope_owns_what_is_on_its_way_and_not_only_coroutines() -> None:
+    async def code(ctx: OrchestrationContext) -> list[Any]:
+        async with ctx.scope() as scope:
+            timer = scope.spawn(ctx.sleep(1))
+            both = scope.spawn(ctx.gather(ctx.sleep(2), ctx.sleep(3)))
+            later = scope.spawn(ctx.schedule_timer(4000))
+        done = [timer.done(), both.done(), later.done()]
+        try:
+            async with ctx.scope() as scope:
+                event = scope.spawn(ctx.wait_event("never"))
+                raise ValueError("block")
+        except ValueError:
+            return [*done, event.cancelled()]
+
+    assert play(code) == [True, True, True, True]
+
+
 def test_a_task_that_fails_at_once_interrupts_the_block_at_its_next_wait_only() -> None:
     async def code(ctx: OrchestrationContext) -> list[str]:
         seen = []
