@@ -104,12 +104,13 @@ class Select(DurableFuture[Winner[Any]]):
         if child._state is State.DONE:
             value = Winner(index, self._keys[index], value)
         self._state = State.CANCELLED  # deaf to the losers' own end
-        losers = [c for c in self._children if c is not child]
-        # Those that wait first: else one of them would take what another one gives back.
-        for loser in losers:
-            loser.cancel()
-        for loser in losers:
-            loser.lose()
+        held = [c for c in self._children if c is not child and c._state is not State.PENDING]
+        for loser in self._children:
+            if loser is not child:
+                loser.cancel()
+        # Only now, or one that waited would take what another one gives back.
+        for loser in held:
+            loser.give_back()
         self._state = State.PENDING
         self.settle(child._state, value)
 

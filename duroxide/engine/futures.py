@@ -117,11 +117,9 @@ class DurableFuture(Generic[T]):
         """Of a settled future: somebody was told how it ended."""
         return self._waiters is not None
 
-    def lose(self) -> None:
-        """It lost a race: give it up, or give back what came and nobody has seen."""
-        if self._state is _PENDING:
-            self.cancel()
-        elif self._waiters is None:
+    def give_back(self) -> None:
+        """Of a settled future that lost a race: return what it holds, unless it was seen."""
+        if self._waiters is None:
             self._give_back()
 
     def revoke(self) -> None:

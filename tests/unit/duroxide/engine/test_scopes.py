@@ -62,6 +62,24 @@ def test_a_scope_owns_what_is_on_its_way_and_not_only_coroutines() -> None:
     assert play(code) == [True, True, True, True]
 
 
+def test_a_loser_is_interrupted_once_and_may_ask_for_more_in_the_end() -> None:
+    async def code(ctx: OrchestrationContext) -> list[Any]:
+        seen: list[Any] = []
+
+        async def loser() -> None:
+            try:
+                await ctx.wait_event("never")
+            finally:
+                await ctx.sleep(1)
+                seen.append("cleaned")
+
+        won = await ctx.select(loser(), ctx.sleep(1))
+        await ctx.sleep(3)
+        return [won.index, *seen]
+
+    assert play(code) == [1, "cleaned"]
+
+
 def test_a_task_that_fails_at_once_interrupts_the_block_at_its_next_wait_only() -> None:
     async def code(ctx: OrchestrationContext) -> list[str]:
         seen = []
