@@ -72,7 +72,8 @@ alter table df.instances
     add constraint instances_root_node_format_chk check (root_node ~ '^[0-9a-f]{8}$') not valid,
     add constraint instances_status_chk check (
         status in ('pending', 'running', 'completed', 'failed', 'cancelled')
-    ) not valid;
+    ) not valid,
+    add constraint instances_start_at_chk check (isfinite(start_at)) not valid;
 
 alter table df.nodes
     add constraint nodes_instance_id_present_chk check (instance_id is not null) not valid,

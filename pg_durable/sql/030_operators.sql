@@ -41,7 +41,7 @@ as $$
 declare
     v_partial jsonb := partial_if::jsonb;
 begin
-    if not v_partial ? '_partial_if' then
+    if jsonb_typeof(v_partial) <> 'object' or not v_partial ? '_partial_if' then
         raise exception 'Invalid if-then-else: left side of !> must be a ?> expression'
             using errcode = 'P0001',
                 hint = 'All these operators have one precedence and group to the left: put a branch of more than one step in parentheses, as in cond ?> (a ~> b) !> c.';

@@ -22,6 +22,11 @@ begin
     v_start_at := coalesce(
         (options ->> 'start_at')::timestamptz, clock_timestamp() + (options ->> 'delay')::interval
     );
+    if not isfinite(v_start_at) then
+        raise exception 'option "%" of df.start() must lead to a point in time, not to %',
+            case when options ->> 'delay' is null then 'start_at' else 'delay' end, v_start_at
+            using errcode = 'XX000', hint = 'Leave it out to start at once, or wait for a signal to start some day.';
+    end if;
     v_node := df._start_step(fut);
     perform df._check_database(v_database);
     perform df._check_submitter();

@@ -58,6 +58,13 @@ def test_the_left_of_an_else_must_be_json(alice: Connection) -> None:
     assert refusal(alice, "select 'x' !> 'e'").sqlstate == "22P02"
 
 
+@pytest.mark.parametrize("left", ["{}", "[]", "null", '"_partial_if"', '["_partial_if"]'])
+def test_the_left_of_an_else_must_be_half_an_if(alice: Connection, left: str) -> None:
+    error = refusal(alice, "select %s::text !> 'e'", left)
+    assert error.sqlstate == "P0001"
+    assert message(error) == "Invalid if-then-else: left side of !> must be a ?> expression"
+
+
 def test_operators_are_found_through_public_and_through_df(alice: Connection) -> None:
     expected = value(alice, "select df.seq('a', 'b')")
     for path in ("public", "df", "df, public", '"$user", public'):

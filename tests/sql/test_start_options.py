@@ -277,3 +277,23 @@ def test_a_start_of_its_own_that_is_interrupted_gives_its_slot_back(
     assert refused[0].sqlstate == "57014"
     assert slots_taken(superuser) == 0
     assert len(value(alice, NEW)) == 8
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity"])
+def test_no_start_is_at_infinity_for_polls_could_not_reckon_with_it(
+    alice: Connection, owner: Connection, time: str
+) -> None:
+    error = refusal(alice, START, json.dumps({"start_at": time}))
+    assert (
+        message(error)
+        == f'option "start_at" of df.start() must lead to a point in time, not to {time}'
+    )
+    by_hand = refusal(
+        alice,
+        "insert into df.instances (id, root_node, submitted_by, start_at)"
+        " values ('0000000a', '0000000b', quote_ident(current_user)::regrole, %s::timestamptz)",
+        time,
+    )
+    assert by_hand.diag.constraint_name == "instances_start_at_chk"
+    sending = "select duroxide.send_v1('0000000a', 1::smallint, '{}', %s::timestamptz)"
+    assert refusal(owner, sending, time).sqlstate == "22008"

@@ -72,7 +72,8 @@ alter table df.instances
     add constraint instances_root_node_format_chk check (root_node ~ '^[0-9a-f]{8}$') not valid,
     add constraint instances_status_chk check (
         status in ('pending', 'running', 'completed', 'failed', 'cancelled')
-    ) not valid;
+    ) not valid,
+    add constraint instances_start_at_chk check (isfinite(start_at)) not valid;
 
 alter table df.nodes
     add constraint nodes_instance_id_present_chk check (instance_id is not null) not valid,
@@ -1307,7 +1308,7 @@ as $$
 declare
     v_partial jsonb := partial_if::jsonb;
 begin
-    if not v_partial ? '_partial_if' then
+    if jsonb_typeof(v_partial) <> 'object' or not v_partial ? '_partial_if' then
         raise exception 'Invalid if-then-else: left side of !> must be a ?> expression'
             using errcode = 'P0001',
                 hint = 'All these operators have one precedence and group to the left: put a branch of more than one step in parentheses, as in cond ?> (a ~> b) !> c.';
@@ -2284,6 +2285,11 @@ begin
     v_start_at := coalesce(
         (options ->> 'start_at')::timestamptz, clock_timestamp() + (options ->> 'delay')::interval
     );
+    if not isfinite(v_start_at) then
+        raise exception 'option "%" of df.start() must lead to a point in time, not to %',
+            case when options ->> 'delay' is null then 'start_at' else 'delay' end, v_start_at
+            using errcode = 'XX000', hint = 'Leave it out to start at once, or wait for a signal to start some day.';
+    end if;
     v_node := df._start_step(fut);
     perform df._check_database(v_database);
     perform df._check_submitter();

@@ -2015,6 +2015,10 @@ as $$
 declare
     v_ts constant timestamptz := clock_timestamp();
 begin
+    if not isfinite(p_visible_at) then  -- polls reckon with times, and would fail for everybody
+        raise exception 'a message to % must be due at some time, not at %', p_instance_id, p_visible_at
+            using errcode = '22008', hint = 'Leave the time out to send it at once.';
+    end if;
     insert into {schema}.orchestrator_queue (instance_id, kind, work_item, visible_at, created_at)
     values (p_instance_id, p_kind, p_body, coalesce(p_visible_at, v_ts), v_ts);
     perform pg_notify('{channel}', 'turns');
