@@ -117,7 +117,7 @@ class Policy:
     mode: Mode = Mode.OFF
     rules: tuple[Rule, ...] = ()
     private: tuple[Network, ...] = ()  # special ranges that may be reached all the same
-    ports: frozenset[int] = STANDARD_PORTS  # in mode public
+    ports: frozenset[int] = STANDARD_PORTS  # in mode public, and of private addresses
     allow_metadata: bool = False
 
     @classmethod
@@ -164,13 +164,14 @@ class Policy:
                 )
             case Mode.UNRESTRICTED:
                 return
-            case Mode.ALLOWLIST if not any(rule.allows(target) for rule in self.rules):
-                if target.literal is None or not self._is_private(target.literal):
-                    raise Blocked(
-                        f"Blocked: '{target.authority}' is not in the allowed endpoint list. "
-                        "Add it to PG_DURABLE_HTTP_ALLOW of the worker."
-                    )
-            case Mode.PUBLIC if target.port not in self.ports:
+            case Mode.ALLOWLIST if any(rule.allows(target) for rule in self.rules):
+                pass
+            case Mode.ALLOWLIST if target.literal is None or not self._is_private(target.literal):
+                raise Blocked(
+                    f"Blocked: '{target.authority}' is not in the allowed endpoint list. "
+                    "Add it to PG_DURABLE_HTTP_ALLOW of the worker."
+                )
+            case Mode.ALLOWLIST | Mode.PUBLIC if target.port not in self.ports:
                 raise Blocked(
                     f"Blocked: port {target.port} is not allowed. "
                     "Add it to PG_DURABLE_HTTP_PORTS of the worker."

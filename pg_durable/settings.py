@@ -97,7 +97,9 @@ class Settings:
     http_mode: str = _word("off", "where HTTP steps may go: off, allowlist, public, unrestricted")
     http_allow: tuple[str, ...] = _words("hosts, .suffixes, with scheme or port; preset:azure")
     http_private_allow: tuple[str, ...] = _words("networks that may be reached though not public")
-    http_ports: tuple[str, ...] = _words("ports besides 80 and 443 in mode public")
+    http_ports: tuple[str, ...] = _words(
+        "ports besides 80 and 443 of public names and private addresses"
+    )
     http_allow_metadata: bool = _flag(False, "reach link-local metadata in mode unrestricted")
     http_roles: tuple[str, ...] = _words("role=host, role=off or role=public, instead of the above")
     http_concurrency: int = _count(50, 1, 10_000, "HTTP steps at once")

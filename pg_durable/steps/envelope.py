@@ -62,9 +62,11 @@ def body_text(body: bytes, content_type: str) -> tuple[str, str]:
         or media.endswith(("+json", "+xml", "+yaml"))
         or media in _TEXT_TYPES
     )
-    if b"\0" not in body:
-        if textual:
-            return _decoded(body, content_type), "text"
+    if textual:
+        text = _decoded(body, content_type)
+        if "\0" not in text:
+            return text, "text"
+    elif b"\0" not in body:
         try:
             return body.decode(), "text"
         except UnicodeDecodeError:

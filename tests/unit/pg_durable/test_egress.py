@@ -157,6 +157,21 @@ def test_a_refusal_says_what_is_not_allowed(mode: str, url: str, words: str) -> 
     assert "PG_DURABLE_HTTP_" in str(caught.value)
 
 
+@pytest.mark.parametrize("mode", ["allowlist", "public"])
+def test_a_private_network_is_open_on_listed_ports_only(mode: str) -> None:
+    """df-execution 6.7: 80, 443 and what is listed; of a name in the list, its own."""
+    policy = Policy.parse(mode, [".inside.org:5432"], ["10.0.0.0/8"], [8080])
+    for port in (80, 443, 8080):
+        policy.check_target(parse_url(f"http://10.1.2.3:{port}/"))
+    with pytest.raises(Blocked, match=r"port 5432 is not allowed. .* PG_DURABLE_HTTP_PORTS"):
+        policy.check_target(parse_url("http://10.1.2.3:5432/"))
+    if mode == "allowlist":
+        policy.check_target(parse_url("http://db.inside.org:5432/"))
+        Policy.parse(mode, ["10.1.2.3:5432"], ["10.0.0.0/8"]).check_target(
+            parse_url("http://10.1.2.3:5432/")
+        )
+
+
 def test_a_role_can_have_a_policy_of_its_own() -> None:
     egress = Egress(default=LISTED).with_roles(
         ["ann=api.ann.org", "ann=.anns.org", "bob=off", "eve=public"]

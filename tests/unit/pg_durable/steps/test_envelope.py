@@ -16,6 +16,8 @@ LATIN = "é".encode("latin-1")  # no UTF-8
         ("text/html", b"x", ("x", "text")),
         ("TEXT/Plain; charset=utf-8", "é".encode(), ("é", "text")),
         ("text/plain; charset=latin-1", LATIN, ("é", "text")),
+        ("text/plain; charset=utf-16", "é0".encode("utf-16"), ("é0", "text")),
+        ("text/plain; charset=utf-16le", "é\0".encode("utf-16le"), ("6QAAAA==", "base64")),
         ("text/plain; charset=nonsense", "é".encode(), ("é", "text")),
         *(
             (f"text/plain; charset={codec}", r"\ud800 +2AA- é".encode(), (r"\ud800 +2AA- é", "text"))
