@@ -76,6 +76,7 @@ class AsyncRuntime:
         self._new_seed = new_seed
         self._draw = draw
         self._is_running = False
+        self._stopping: asyncio.Task[None] | None = None
 
     # Life.
 
@@ -102,6 +103,8 @@ class AsyncRuntime:
         """
         if self._is_running:
             raise RuntimeError("the runtime is running already")
+        if self._stopping is not None and not self._stopping.done():
+            await asyncio.shield(self._stopping)
         await self.provider.start()
         self._is_running = True
         options, clock = self.options, StoreClock()
@@ -226,12 +229,15 @@ class AsyncRuntime:
             return False
         return True
 
-    async def _end_polls(self) -> None:
-        """A poll that waits is woken rather than cancelled: it may have leased something."""
+    def _begin_nothing_new(self) -> None:
         self._orchestrations.poller.stop()
         self._activities.poller.stop()
         self._activities.begin_nothing_new()
         self.provider.wake(turns=True, activities=True)
+
+    async def _end_polls(self) -> None:
+        """A poll that waits is woken rather than cancelled: it may have leased something."""
+        self._begin_nothing_new()
         pollers = (self._orchestrations.poller, self._activities.poller)
         polls = zip(pollers, self._polls, strict=True)
         asking = [task for poller, task in polls if poller.is_asking]
@@ -240,10 +246,18 @@ class AsyncRuntime:
         await end(*self._polls)
 
     async def stop(self) -> None:
-        """End at once: what is under way is cancelled and given back for others to do."""
-        if not self._is_running:
-            return
-        self._is_running = False
+        """End at once: what is under way is cancelled and given back for others to do.
+
+        A caller that is cancelled only stops waiting; who calls again waits for the same end.
+        """
+        if self._is_running:
+            self._is_running = False
+            self._begin_nothing_new()
+            self._stopping = asyncio.create_task(self._stop(), name="duroxide: stop")
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         await self._end_polls()
         back = await self._orchestrations.stop() + await self._activities.stop()
         if back:

@@ -659,6 +659,36 @@ async def test_what_a_drain_can_not_finish_goes_to_others_at_once() -> None:
 
 
 @virtually
+async def test_a_stop_whose_caller_is_cancelled_goes_on() -> None:
+    """Or what it has leased would be nobody's until the lease runs out."""
+    began: list[int] = []
+
+    @activity
+    async def slow() -> None:
+        began.append(1)
+        await asyncio.sleep(5)
+
+    @orchestration
+    async def waiting(ctx: OrchestrationContext) -> None:
+        await ctx.call(slow)
+
+    loop = asyncio.get_running_loop()
+    async with working(waiting, slow) as (client, runtime):
+        instance = await client.start(waiting)
+        await asyncio.sleep(1)
+        stopping = asyncio.create_task(runtime.stop())
+        await asyncio.sleep(0)
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        await runtime.stop()
+        stopped = loop.time()
+        await runtime.start()
+        await client.result(instance)
+        assert (len(began), round(loop.time() - stopped)) == (2, 5)
+
+
+@virtually
 async def test_stopping_gives_back_what_a_commit_under_way_has_leased() -> None:
     store = Scripted(LoopClock())
     loop = asyncio.get_running_loop()
