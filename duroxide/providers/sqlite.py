@@ -83,8 +83,11 @@ class SqliteProvider(SqliteAdmin):
         durability: Literal["normal", "full"] = "normal",
         clock: Clock | None = None,
     ) -> None:
+        if durability not in ("normal", "full"):
+            raise ValueError(f"durability must be 'normal' or 'full', not {durability!r}")
         self._path = None if path is None else Path(path)
         self._durability = durability
+        self._is_closed = False
         self._clock = clock or SystemClock()
         self._writer: Writer | None = None
         self._turns = Wakeup(self._clock)
@@ -145,9 +148,11 @@ class SqliteProvider(SqliteAdmin):
         self._store = SqliteStore(connection, self._new_token)
         self._neighbours.connection = connection
         self._writer = Writer(connection, self._neighbours.look_at_file)
+        self._is_closed = False
 
     async def close(self) -> None:
         writer, self._writer = self._writer, None
+        self._is_closed = True
         if writer is not None:
             await asyncio.get_running_loop().run_in_executor(None, writer.close)
 
@@ -156,8 +161,11 @@ class SqliteProvider(SqliteAdmin):
         return f"{self._prefix}-{self._tokens}"
 
     async def _run(self, operation: str, work: Callable[[], T]) -> T:
+        if self._is_closed:
+            raise ProviderError(operation, "the provider is closed: start() opens it again", False)
         if self._writer is None:
-            raise ProviderError(operation, "the provider is not started", False)
+            self._open()  # on first use
+        assert self._writer is not None
         return await self._writer.run(operation, work)
 
     # Polling.

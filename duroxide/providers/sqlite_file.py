@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from importlib import resources
 from pathlib import Path
@@ -65,11 +66,35 @@ def _prepare(connection: sqlite3.Connection, path: Path | None, durability: str)
             False,
         )
     if version < SCHEMA_VERSION:
+        if version == 0:
+            _refuse_foreign(connection, path)
         _upgrade(connection, version)
 
 
+def _schema() -> str:
+    return resources.files("duroxide.providers").joinpath("sqlite_schema.sql").read_text()
+
+
+def _refuse_foreign(connection: sqlite3.Connection, path: Path | None) -> None:
+    """Tables of others may be in the file, but not by our names: those of the official SDK, say."""
+    connection.execute("begin immediate")  # not while another process makes ours
+    try:
+        is_new = connection.execute("pragma user_version").fetchone() == (0,)
+        there = {name for (name,) in connection.execute("select name from sqlite_master")}
+    finally:
+        connection.execute("rollback")
+    taken = sorted(there.intersection(re.findall(r"create table if not exists (\w+)", _schema())))
+    if is_new and taken:
+        raise ProviderError(
+            "start",
+            f"{path} has tables that are not of this package ({', '.join(taken)}), and files of the "
+            "official SDK can't be continued here: name another file",
+            False,
+        )
+
+
 def _upgrade(connection: sqlite3.Connection, version: int) -> None:
-    schema = resources.files("duroxide.providers").joinpath("sqlite_schema.sql").read_text()
+    schema = _schema()
     added = "\n".join(text for since, text in _ADDED.items() if 0 < version < since)
     try:
         connection.executescript(

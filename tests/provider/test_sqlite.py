@@ -154,3 +154,34 @@ async def test_what_another_process_commits_just_before_us_is_noticed(tmp_path: 
         assert [turn.instance_id for turn in (await poll).turns] == ["i1"]
     await ours.close()
     await theirs.close()
+
+
+async def test_a_file_with_tables_of_others_by_our_names_is_refused(tmp_path: Path) -> None:
+    """The official SDK's, say; and a program's own `sessions` would be filled with ours."""
+    path = tmp_path / "shop.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table sessions (id)")
+        connection.execute("create table orders (id)")
+    with pytest.raises(ProviderError, match="tables that are not of this package"):
+        await SqliteProvider(path).start()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("drop table sessions")
+    provider = SqliteProvider(path)
+    await provider.start()  # other tables are welcome
+    await provider.close()
+
+
+async def test_a_provider_opens_on_first_use_but_not_again_once_it_was_closed() -> None:
+    provider = SqliteProvider.in_memory()
+    assert await AsyncClient(provider).status("nobody") is None
+    await provider.close()
+    with pytest.raises(ProviderError, match="the provider is closed: start"):
+        await AsyncClient(provider).status("nobody")
+    await provider.start()
+    assert await AsyncClient(provider).status("nobody") is None
+    await provider.close()
+
+
+def test_a_durability_that_can_not_be_meant_is_refused() -> None:
+    with pytest.raises(ValueError, match="durability must be 'normal' or 'full', not 'none'"):
+        SqliteProvider(None, durability="none")  # type: ignore[arg-type]
