@@ -14,6 +14,7 @@ from duroxide.engine.combinators import Gather, Mapped, Select, Winner, settled
 from duroxide.engine.futures import DurableFuture, State
 from duroxide.engine.journal import Journal
 from duroxide.engine.locate import waiting_line
+from duroxide.errors import Cancelled
 from duroxide.retry import (
     ExponentialBackoff,
     FixedBackoff,
@@ -87,6 +88,8 @@ async def drive(ctx: OrchestrationContext, steps: Steps) -> Any:
                 value = await schedule(ctx, yielded)
             except Exception as error:
                 resume = _throwing(steps, error)
+            except Cancelled as cancelled:  # its clean-up may ask for more, as a coroutine's may
+                resume = _interrupting(steps, cancelled)
             else:
                 resume = _sending(steps, value)
             finally:
@@ -102,6 +105,10 @@ def _sending(steps: Steps, value: Any) -> Callable[[], Any]:
 def _throwing(steps: Steps, error: Exception) -> Callable[[], Any]:
     text = error_text(error)
     return lambda: steps.throw(Exception(text))
+
+
+def _interrupting(steps: Steps, cancelled: Cancelled) -> Callable[[], Any]:
+    return lambda: steps.throw(cancelled)
 
 
 def error_text(error: Exception) -> str:
@@ -124,7 +131,13 @@ def schedule(ctx: OrchestrationContext, yielded: Any) -> DurableFuture[Any]:
     if isinstance(yielded, dict) and isinstance(yielded.get("type"), str):
         do = _SCHEDULE.get(yielded["type"])
         if do is not None:
-            return do(ctx, yielded)
+            try:
+                return do(ctx, yielded)
+            except KeyError as missing:
+                raise TypeError(
+                    f"Invalid generator step result: {yielded!r} has no {missing}; "
+                    "yield what the methods of ctx return"
+                ) from None
     if isinstance(yielded, DurableFuture):
         return yielded
     raise TypeError(

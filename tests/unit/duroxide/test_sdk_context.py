@@ -241,6 +241,15 @@ def test_yielding_something_unknown_fails_with_the_words_of_the_sdk() -> None:
     assert "Invalid generator step result: 42" in str(run.error)
 
 
+def incomplete(ctx: OrchestrationContext, value: Any) -> Generator[Any, Any, None]:
+    yield {"type": "activity"}
+
+
+def test_yielding_a_descriptor_that_lacks_something_says_what() -> None:
+    _, run = play(incomplete)
+    assert "Invalid generator step result: {'type': 'activity'} has no 'name'" in str(run.error)
+
+
 def fails(ctx: OrchestrationContext, value: Any) -> Generator[Any, Any, None]:
     yield ctx.schedule_timer(0)
     raise ValueError("at the end")
