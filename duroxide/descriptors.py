@@ -41,7 +41,7 @@ def json_or_text(text: str) -> Any:
     """The value that a payload stands for; text that is not JSON is itself the value."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # none, or nested too deeply
         return text
 
 

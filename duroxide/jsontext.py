@@ -55,10 +55,13 @@ def load_json(text: str) -> Any:
     """Read JSON.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or nested too deeply.
     """
     try:
-        value, end = _scan(text, 0)
-    except StopIteration:
-        return json.loads(text)  # white space before it, or an error in good words
-    return value if end == len(text) else json.loads(text)
+        try:
+            value, end = _scan(text, 0)
+        except StopIteration:
+            return json.loads(text)  # white space before it, or an error in good words
+        return value if end == len(text) else json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

@@ -48,7 +48,13 @@ class JsonCodec:
         """
         if value is None:
             return "null"
-        return dump_json(_plain(value, "$"))
+        try:
+            return dump_json(_plain(value, "$"))
+        except RecursionError:
+            raise CodecError(
+                f"$: a {type(value).__name__} that is nested too deeply has no JSON form, nor has one "
+                "that contains itself"
+            ) from None
 
     def decode(self, text: str, annotation: Any = Any) -> Any:
         """The value that the text stands for, as the annotation has it.

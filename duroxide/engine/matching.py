@@ -21,7 +21,7 @@ def same_payload(one: str, other: str) -> bool:
         return True
     try:
         return _canonical(one) == _canonical(other)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -54,10 +54,11 @@ _BLOCKING: Mapping[str, tuple[str, str]] = {
 }
 _STRICTLY: Mapping[str, tuple[str, str]] = {"open": ("opening a file", "an activity")}
 
-# Python 3.11 audits neither, so these two are patched in their modules as well.
+# Python 3.11 audits none of them, so they are patched in their modules as well.
 _PATCHED_BLOCKING: tuple[tuple[Any, str, str], ...] = (
     (time, "sleep", "ctx.sleep"),
     (threading.Thread, "start", "ctx.spawn, or an activity,"),
+    (asyncio, "run", "await"),
 )
 
 _PATCHED_STRICTLY: tuple[tuple[Any, str, str], ...] = (
@@ -123,15 +124,26 @@ class _NoLoop:
     def __getattribute__(self, name: str) -> Any:
         if name == "__class__":
             return _NoLoop
+        return _refuse_asyncio(sys._getframe(1), name)
+
+    def __hash__(self) -> int:
+        # A TaskGroup looks for the current task of the loop before it asks the loop for anything.
         frame: FrameType | None = sys._getframe(1)
-        called = name
-        # The outermost asyncio function is the one that the author called.
-        while frame is not None and frame.f_globals.get("__name__", "").startswith("asyncio"):
-            code = frame.f_code.co_name
-            owner = frame.f_locals.get("self")
-            called = type(owner).__name__ if code.startswith("__") and owner is not None else code
-            frame = frame.f_back
-        _refuse(f"asyncio.{called}", _INSTEAD.get(called, "the methods of ctx"))
+        if frame is not None and frame.f_globals.get("__name__") == "asyncio.tasks":
+            frame = frame.f_back  # current_task, where that is written in Python
+        if frame is not None and frame.f_globals.get("__name__") == "asyncio.taskgroups":
+            _refuse_asyncio(frame, "TaskGroup")
+        return 0
+
+
+def _refuse_asyncio(frame: FrameType | None, called: str) -> NoReturn:
+    # The outermost asyncio function is the one that the author called.
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("asyncio"):
+        code = frame.f_code.co_name
+        owner = frame.f_locals.get("self")
+        called = type(owner).__name__ if code.startswith("__") and owner is not None else code
+        frame = frame.f_back
+    _refuse(f"asyncio.{called}", _INSTEAD.get(called, "the methods of ctx"))
 
 
 _NO_LOOP = _NoLoop()
@@ -194,8 +206,8 @@ class Guard:
     """Pass one to the runtime (or to `run_turn`); calling it gives the context manager.
 
     Args:
-        blocking: refuse sleeping, the network, subprocesses and threads. One audit hook, `time.sleep`
-            and `Thread.start` of the process then ask first whether orchestration code runs.
+        blocking: refuse sleeping, the network, subprocesses and threads. One audit hook, `time.sleep`,
+            `asyncio.run` and `Thread.start` of the process then ask first whether orchestration code runs.
         strict: also refuse files, and the usual ways to the clock and to randomness. Those are patched
             in their modules, so `from time import time` at the top of a module escapes it.
     """

@@ -74,6 +74,19 @@ async def starts_a_thread(ctx: OrchestrationContext) -> None:
     threading.Thread(target=print).start()
 
 
+async def runs_a_loop_of_its_own(ctx: OrchestrationContext) -> None:
+    program = sleeps(ctx)
+    try:
+        asyncio.run(program)
+    finally:
+        program.close()
+
+
+async def groups_tasks(ctx: OrchestrationContext) -> None:
+    async with asyncio.TaskGroup():
+        pass
+
+
 @pytest.mark.parametrize(
     ("body", "instead"),
     [
@@ -86,6 +99,8 @@ async def starts_a_thread(ctx: OrchestrationContext) -> None:
         (connects, "an activity"),
         (spawns, "an activity"),
         (starts_a_thread, "ctx.spawn"),
+        (runs_a_loop_of_its_own, r"asyncio\.run .* use await instead"),
+        (groups_tasks, r"asyncio\.TaskGroup .* ctx\.scope"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:coroutine")

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from duroxide.descriptors import json_or_text
+from duroxide.engine.matching import same_payload
 from duroxide.errors import CodecError
 from duroxide.jsontext import dump_json, load_json
+from duroxide.payload import JSON
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -36,6 +39,23 @@ def outcome(read: Callable[[str], object], text: str) -> str:
         return repr(read(text))
     except ValueError as error:
         return str(error)
+
+
+def test_text_that_is_nested_too_deeply_is_none_that_can_be_read() -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    with pytest.raises(ValueError, match="nested too deeply"):
+        load_json(deep)
+    assert JSON.decode(deep) == deep
+    assert json_or_text(deep) == deep
+    assert not same_payload(deep, f" {deep}")
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused_in_one_line() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(CodecError, match=r"^\$: a list that is nested too deeply"):
+        JSON.encode(deep)
 
 
 def test_what_contains_itself_is_refused() -> None:
