@@ -14,6 +14,7 @@ from psycopg import AsyncConnection, sql
 from duroxide.clock import SystemClock
 from duroxide.errors import ProviderError
 from duroxide.providers.base import (
+    AbandonTurn,
     Activity,
     CommitCode,
     CommitTurn,
@@ -215,6 +216,38 @@ class TestSendingInTheUsersTransaction:
         (turn,) = (await poll).turns
         assert turn.instance_id == "i1"
         assert asyncio.get_running_loop().time() - sent_at < 2, "long before the safety poll"
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            "duroxide.send_v1('i1', 0, 'x')",
+            "duroxide.send_v1('i1', 9, 'x')",
+            "duroxide.send_many_v1('{i1, i1}', '{1, -1}', '{x, x}')",
+        ],
+    )
+    async def test_a_kind_that_there_is_not_is_refused_and_stops_no_poll(
+        self, provider: PostgresProvider, user: AsyncConnection[Any], call: str
+    ) -> None:
+        with pytest.raises(psycopg.Error, match="there is no message of the kind") as raised:
+            await user.execute(f"select {call}".encode())
+        assert raised.value.sqlstate == "22023"
+        await user.rollback()
+        assert len(await started(provider, "i2")) == 1
+
+    async def test_a_kind_may_be_written_as_a_plain_number(
+        self, provider: PostgresProvider, user: AsyncConnection[Any]
+    ) -> None:
+        await user.execute("select duroxide.send_v1('i1', 5, 'hello')")
+        await user.commit()
+        (turn,) = (await provider.poll_turns(worker="w", want=9, lease_ms=1_000)).turns
+        assert [message.kind for message in turn.messages] == [MessageKind.EVENT]
+        await provider.commit([AbandonTurn(instance_id="i1", token=turn.token)])
+        leased = await running_activity(provider)
+        finish = "select duroxide.complete_activity_v1(%s, {}, 'done')"
+        with pytest.raises(psycopg.Error, match="there is no message of the kind"):
+            await user.execute(finish.format(0).encode(), [leased.token])
+        await user.rollback()
+        await user.execute(finish.format(3).encode(), [leased.token])
 
     async def test_a_rollback_sends_nothing(
         self, provider: PostgresProvider, user: AsyncConnection[Any]

@@ -1,10 +1,22 @@
 -- What other schemas call inside their own transactions. The names and arguments are stable: a change
 -- of meaning gets a new number.
 
+-- A message of a kind that there is not: no worker could read it, nor what is polled together with it.
+create function {schema}.refuse_kind(p_kind integer) returns void
+language plpgsql
+as $$
+begin
+    raise exception 'there is no message of the kind %', p_kind
+        using errcode = '22023',
+              hint = 'Kinds are 1 start, 2 continue-as-new, 3 activity, 4 timer, 5 event, 6 queue message, '
+                     '7 child and 8 cancel.';
+end;
+$$;
+
 -- Send a message to an instance, in the caller's transaction; wakes workers when it commits.
 create function {schema}.send_v1(
     p_instance_id text,
-    p_kind smallint,
+    p_kind integer,
     p_body text,
     p_visible_at timestamptz default null
 ) returns void
@@ -15,6 +27,9 @@ as $$
 declare
     v_ts constant timestamptz := clock_timestamp();
 begin
+    if p_kind not between 1 and 8 then
+        perform {schema}.refuse_kind(p_kind);
+    end if;
     if not isfinite(p_visible_at) then  -- polls reckon with times, and would fail for everybody
         raise exception 'a message to % must be due at some time, not at %', p_instance_id, p_visible_at
             using errcode = '22008', hint = 'Leave the time out to send it at once.';
@@ -36,6 +51,7 @@ as $$
 declare
     v_ts constant timestamptz := clock_timestamp();
 begin
+    perform {schema}.refuse_kind(k) from unnest(p_kinds) as k where k not between 1 and 8;
     insert into {schema}.orchestrator_queue (instance_id, kind, work_item, visible_at, created_at)
     select m.instance_id, m.kind, m.body, v_ts, v_ts
       from unnest(p_instances, p_kinds, p_bodies) with ordinality as m (instance_id, kind, body, ordinal)
@@ -48,7 +64,7 @@ $$;
 -- instance that waits for it is returned. The row stays locked until the transaction ends, which is what
 -- keeps everybody else from running the activity meanwhile.
 create function {schema}.complete_activity_v1(
-    p_token text, p_kind smallint, p_body text, out o_instance_id text, out o_message_id bigint
+    p_token text, p_kind integer, p_body text, out o_instance_id text, out o_message_id bigint
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -74,6 +90,9 @@ begin
     if not found then
         raise exception 'activity lease lost' using errcode = 'PD001',
             detail = 'The lease expired, or the activity was cancelled or has ended.';
+    end if;
+    if p_kind not between 1 and 8 then
+        perform {schema}.refuse_kind(p_kind);
     end if;
     insert into {schema}.orchestrator_queue (instance_id, kind, work_item, visible_at, created_at)
     values (v_instance, p_kind, p_body, v_ts, v_ts)
