@@ -191,7 +191,9 @@ def whole_seconds(text: str, what: str) -> int:
     stripped = text.strip()
     if not (stripped.isascii() and stripped.isdecimal()):
         raise NodeFailed(f"Invalid {what}: {text}")
-    number = int(stripped)
-    if number > MAX_SLEEP_SECONDS:
-        raise NodeFailed(f"Invalid {what}: {text} (more than 100 years)")
-    return number
+    digits = stripped.lstrip("0")
+    if (
+        len(digits) > 10 or int(digits or "0") > MAX_SLEEP_SECONDS
+    ):  # int() refuses thousands of digits
+        raise NodeFailed(f"Invalid {what}: {text:.40} (more than 100 years)")
+    return int(digits or "0")

@@ -28,8 +28,9 @@ _LONG_NAMES = re.compile(
     r"(SUN)DAY|(MON)DAY|(TUE)SDAY|(WED)NESDAY|(THU)RSDAY|(FRI)DAY|(SAT)URDAY|(JAN)UARY|(FEB)RUARY"
     r"|(MAR)CH|(APR)IL|(JUN)E|(JUL)Y|(AUG)UST|(SEP)TEMBER|(OCT)OBER|(NOV)EMBER|(DEC)EMBER"
 )
-_FIELD = re.compile(r"[A-Z0-9*/,#-]+")
+_FIELD = re.compile(r"[A-Z0-9*?/,#-]+")
 _LAST_YEAR = 2100
+_DAY_FIELDS = (2, 4)
 
 
 class ScheduleError(ValueError):
@@ -83,7 +84,7 @@ def _classic(expression: str, after: datetime, zone: ZoneInfo) -> datetime | Non
 
 
 def _quartz(expression: str, after: datetime, zone: ZoneInfo) -> datetime | None:
-    fields = [field.replace("?", "*") for field in _fields(expression.replace("?", "*"), {5, 6})]
+    fields = _fields(expression, {5, 6})
     minute, hour, day, month, weekday, *year = fields
     days = _numbers(weekday, 1, 7, _DAYS)
     years = _numbers(year[0], 1970, _LAST_YEAR) if year else range(1970, _LAST_YEAR + 1)
@@ -109,13 +110,30 @@ def _quartz(expression: str, after: datetime, zone: ZoneInfo) -> datetime | None
 
 def _first(fields: str, after: datetime, zone: ZoneInfo) -> datetime | None:
     # In the hour that autumn repeats, the first match by the wall clock may be over already.
-    for candidate in CronSim(fields, after.astimezone(UTC if zone.key == "UTC" else zone)):
+    try:
+        matches = CronSim(fields, after.astimezone(UTC if zone.key == "UTC" else zone))
+    except CronSimError:
+        if _is_right_but_for_the_month(fields, after):  # the 31st of February
+            return None
+        raise
+    for candidate in matches:
         if candidate > after:
             return candidate
     return None
 
 
+def _is_right_but_for_the_month(fields: str, after: datetime) -> bool:
+    minute, hour, day, month, weekday = fields.split()
+    try:
+        CronSim(f"{minute} {hour} {day} * {weekday}", after)
+        CronSim(f"{minute} {hour} * {month} {weekday}", after)
+    except CronSimError:
+        return False
+    return True
+
+
 def _fields(expression: str, allowed: set[int]) -> list[str]:
+    """The fields in short names; `?` is `*`, and means something in the two day fields only."""
     fields = _LONG_NAMES.sub(lambda m: m[m.lastindex or 0], expression.upper()).split()
     if len(fields) not in allowed:
         counts = " or ".join(str(count) for count in sorted(allowed))
@@ -123,7 +141,7 @@ def _fields(expression: str, allowed: set[int]) -> list[str]:
     for field in fields:
         if _FIELD.fullmatch(field) is None:
             raise CronSimError(f"unexpected character in '{field}'")
-    return fields
+    return [f.replace("?", "*") if place in _DAY_FIELDS else f for place, f in enumerate(fields)]
 
 
 def _numbers(field: str, lowest: int, highest: int, names: tuple[str, ...] = ()) -> set[int]:
