@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 USE := $(VENV)/.installed-embedded
 DEVELOP := $(VENV)/.installed-dev
 
-.PHONY: demo dev test test-long chaos soak lint coverage-engine mutants benchmark-official format clean
+.PHONY: demo dev test test-long test-every test-servers test-laws chaos soak lint coverage-engine mutants benchmark-official format clean
 .DELETE_ON_ERROR:
 
 demo: $(USE)
@@ -21,13 +21,24 @@ dev: $(USE)
 test: lint
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
-# Repeated on every PostgreSQL that can be had: what talks to one.
-ON_EVERY_SERVER := $(addprefix tests/,crash docs e2e examples faults migrations provider sdk sql)
+# All there is, in three parts that can be run alone: about four hours on two cores. What repeats itself ends after a
+# while (tests/fixtures/budget.py), any other test after its timeout. SHARE=0.01 gives it that share of the time:
+# about half an hour, nearly all of which is for tests that do not repeat themselves.
+SHARE ?= 1
+test-long: test-every test-servers test-laws
 
-test-long: lint
-	$(BIN)/pytest -m 'long or not long'
+# Each test once, also the long ones: about two hours and a half.
+test-every: lint
+	PG_DURABLE_SHARE=$(SHARE) $(BIN)/pytest -m 'long or not long'
+
+# Repeated on every PostgreSQL that can be had, what talks to one: about a quarter of an hour each.
+ON_EVERY_SERVER := $(addprefix tests/,crash docs e2e examples faults migrations provider sdk sql)
+test-servers: $(DEVELOP)
 	$(BIN)/python -m tests.servers $(ON_EVERY_SERVER)
-	HYPOTHESIS_PROFILE=long $(BIN)/pytest --timeout 7200 tests/property/engine
+
+# The laws of the engine, ten thousand programs or four minutes for each: about an hour.
+test-laws: $(DEVELOP)
+	PG_DURABLE_SHARE=$(SHARE) HYPOTHESIS_PROFILE=long $(BIN)/pytest --timeout 900 tests/property/engine
 
 # Kills workers at random instants, KILLS times; PG_DURABLE_SEED repeats a run that it printed.
 KILLS ?= 1000

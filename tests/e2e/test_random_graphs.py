@@ -20,6 +20,7 @@ from pg_durable.commands.worker_process import WorkerProcess
 from pg_durable.settings import Settings
 from pg_durable.worker import Worker
 from tests.e2e.interpreter import VARIABLES, Failed, Interpreter, Path, Rows, Text, Tree
+from tests.fixtures.budget import within
 from tests.fixtures.postgres import Database
 from tests.fixtures.workers import worker_process
 from tests.fixtures.workflows import Workflows, eventually
@@ -315,6 +316,7 @@ def test_random_workflows_do_what_the_interpreter_says(
     )
 )
 @pytest.mark.usefixtures("busy_worker", "quick_loops")
+@within(minutes=30)
 def test_many_and_larger_random_workflows_do_as_well(
     workflows: Workflows, trees: list[Tree]
 ) -> None:
@@ -326,6 +328,7 @@ def test_many_and_larger_random_workflows_do_as_well(
 @settings(RULES, max_examples=60)
 @given(trees=st.lists(TREES, min_size=8, max_size=16), effects=st.integers(0, 40))
 @pytest.mark.usefixtures("quick_loops")
+@within(minutes=30)
 def test_a_worker_that_is_killed_in_the_middle_makes_no_difference(
     workflows: Workflows, mortal: WorkerProcess, trees: list[Tree], effects: int
 ) -> None:

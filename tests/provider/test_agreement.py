@@ -16,6 +16,7 @@ from duroxide.providers.sqlite import SqliteProvider
 from duroxide.testing.clocks import ManualClock
 from duroxide.testing.provider_suite.agreement import ProvidersAgree
 from duroxide_pg.provider import PostgresProvider
+from tests.fixtures.budget import portions
 from tests.provider.postgres_store import empty, installed_dsn
 from tests.provider.test_kit import BROKEN
 
@@ -23,6 +24,7 @@ __all__ = ["installed_dsn"]
 
 FEW = settings(max_examples=60, stateful_step_count=40, deadline=None)
 MANY = settings(max_examples=1_500, stateful_step_count=60, deadline=None)
+PORTION = 10
 # A server takes too long to make a failure smaller; the longer one says as much.
 AS_FOUND = (Phase.explicit, Phase.reuse, Phase.generate)
 
@@ -85,10 +87,26 @@ TestPostgres = agreement(
     PostgresAgrees, settings(FEW, max_examples=10, phases=AS_FOUND), _NeedsServer
 )
 
-TestSqliteOften = pytest.mark.long(agreement(SqliteInMemoryAgrees, MANY))
-TestPostgresOften = pytest.mark.long(
-    agreement(PostgresAgrees, settings(MANY, max_examples=300, phases=AS_FOUND), _NeedsServer)
-)
+
+def agree_often(machine: type[ProvidersAgree], how_often: settings) -> None:
+    """The same in portions, between which it can end."""
+    portion = settings(how_often, max_examples=PORTION)
+    for _ in portions(how_often.max_examples // PORTION, minutes=20):
+        run_state_machine_as_test(machine, settings=portion)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+class TestSqliteOften:
+    def test_it_answers_like_the_reference(self) -> None:
+        agree_often(SqliteInMemoryAgrees, MANY)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+class TestPostgresOften(_NeedsServer):
+    def test_it_answers_like_the_reference(self) -> None:
+        agree_often(PostgresAgrees, settings(MANY, max_examples=300, phases=AS_FOUND))
 
 
 FOUND_SOON = ["Cancellation", "Creation", "Deletion", "KeyValue", "Locking", "Tag"]
