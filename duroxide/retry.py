@@ -66,6 +66,7 @@ class RetryPolicy:
     A failure that says `retryable=False` ends the attempts whatever the policy says.
 
     Raises:
+        TypeError: `max_attempts` is no integer.
         ValueError: a number or a duration that can't be meant.
     """
 
@@ -78,6 +79,8 @@ class RetryPolicy:
     retry_if: Callable[[TaskError], bool] | None = None  # must be pure: it runs in replay too
 
     def __post_init__(self) -> None:
+        if not isinstance(self.max_attempts, int):
+            raise TypeError(f"max_attempts is {self.max_attempts!r}; it has to be an int")
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts is {self.max_attempts}; at least 1 attempt is made")
         if not 0.0 <= self.jitter <= 1.0:

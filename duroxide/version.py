@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_SEMVER = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_NUMBER = "(0|[1-9][0-9]*)"  # one way to write each, so that a name has no two of the same version
+_SEMVER = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}")
 
 
 @dataclass(frozen=True, slots=True, order=True)

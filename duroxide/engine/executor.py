@@ -32,6 +32,9 @@ _HINTS = {
 class Parked(OrchestrationAbort):
     """The run left memory; code that still executes (a `finally`) can't ask for anything."""
 
+    def __init__(self) -> None:
+        super().__init__("this execution is not in memory any more: its context can't be used")
+
 
 class ContinueAsNewRequested(OrchestrationAbort):
     """Unwinds the code that called `ctx.continue_as_new()`."""

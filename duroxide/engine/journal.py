@@ -220,14 +220,19 @@ class Journal:
         if size > self.limits.payload_bytes:
             raise LimitExceeded(what, size, self.limits.payload_bytes)
 
-    def _check_name(self, what: str, text: str | None) -> None:
-        if text is not None and utf8_bytes(text) > self.limits.name_bytes:
+    def _check_name(self, what: str, text: str) -> None:
+        _check_text(what, text)
+        if utf8_bytes(text) > self.limits.name_bytes:
             raise LimitExceeded(what, utf8_bytes(text), self.limits.name_bytes)
 
-    def _check_column(self, what: str, text: str | None) -> None:
+    def _check_column(self, what: str, text: str) -> None:
         """A name that a store keeps as it is, in a column: not every text can be one."""
         self._check_name(what, text)
         _check_storable(what, text)
+
+    def _check_optional(self, what: str, text: str | None) -> None:
+        if text is not None:
+            self._check_column(what, text)
 
     # Commands.
 
@@ -241,7 +246,7 @@ class Journal:
         session_id: str | None = None,
     ) -> ScheduledFuture[Any]:
         self._check_name("Activity name", name)
-        self._check_column("Session id", session_id)
+        self._check_optional("Session id", session_id)
         self._check_payload(f"Input of activity '{name}'", input_text)
         self._check_tag(name, tag)
         kind = history.ActivityScheduled(
@@ -254,8 +259,11 @@ class Journal:
             raise ValueError(
                 f"Activity '{name}' has an empty tag: leave it out, or name a pool of workers"
             )
+        if tag is None:
+            return
+        _check_text(f"Tag of activity '{name}'", tag)
         _check_storable(f"Tag of activity '{name}'", tag)
-        if tag is not None and utf8_bytes(tag) > self.limits.tag_bytes:
+        if utf8_bytes(tag) > self.limits.tag_bytes:
             raise LimitExceeded(
                 f"Activity '{name}' tag size", utf8_bytes(tag), self.limits.tag_bytes
             )
@@ -319,8 +327,8 @@ class Journal:
 
     def _check_start(self, name: str, instance: str | None, version: str | None) -> None:
         self._check_column("Orchestration name", name)
-        self._check_column("Orchestration version", version)
-        self._check_column("Instance id", instance)
+        self._check_optional("Orchestration version", version)
+        self._check_optional("Instance id", instance)
         if instance == "":
             raise ValueError("Instance id is empty")
 
@@ -357,6 +365,7 @@ class Journal:
 
     def detached(self, name: str, instance: str, input_text: str, version: str | None) -> None:
         """Start an orchestration that this one has nothing more to do with."""
+        _check_text("Instance id", instance)
         self._check_start(name, instance, version)
         self._check_payload(f"Input of orchestration '{name}'", input_text)
         if instance.startswith(CHILD_MARKER) or f"::{CHILD_MARKER}" in instance:
@@ -424,7 +433,7 @@ class Journal:
         """End this execution when the run has come to rest; the first call counts."""
         self._check_asker()
         self._check_payload("Input of the next execution", input_text)
-        self._check_column("Orchestration version", version)
+        self._check_optional("Orchestration version", version)
         unread = len(self.queues.unread())
         if unread > self.limits.carry_forward_events:
             raise LimitExceeded(
@@ -452,6 +461,12 @@ def _takes_earlier(future: DurableFuture[Any]) -> bool:
     return isinstance(schedule, history.QueueSubscribed) or (
         isinstance(schedule, history.ExternalSubscribed) and schedule.buffered
     )
+
+
+def _check_text(what: str, text: object) -> None:
+    """Refuse what no annotation stopped: it would be written into a history that can't be read."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is {text!r}: it has to be a str")
 
 
 def _check_storable(what: str, text: str | None) -> None:

@@ -53,6 +53,7 @@ def test_styles_are_recognised_also_under_partials_and_objects() -> None:
         (lambda: define_orchestration(not_this), "async generator"),
         (lambda: define_activity(generator), "generator; only orchestrations"),
         (lambda: define_orchestration(native, version="1.0"), "not of the form 1.2.3"),
+        (lambda: define_orchestration(native, version="1.02.0"), "not of the form 1.2.3"),
         (lambda: define_orchestration(lambda: 1, name="o"), "must take the context"),
         (lambda: define_activity(lambda *args: 1, name="a"), "name the parameters"),
         (lambda: define_activity(plain, max_concurrency=0), "max_concurrency is 0"),

@@ -89,6 +89,41 @@ def test_a_text_that_goes_into_a_column_is_refused_at_the_call(
     assert words.endswith("no store can keep it")
 
 
+@pytest.mark.parametrize(
+    ("asks", "words"),
+    [
+        (lambda ctx: ctx.queue(None).get(), "Queue name is None"),
+        (lambda ctx: ctx.dequeue_event(5), "Queue name is 5"),
+        (lambda ctx: ctx.wait_event(None), "Event name is None"),
+        (lambda ctx: ctx.schedule_activity(None), "Activity name is None"),
+        (lambda ctx: ctx.call("a", session=5), "Session id is 5"),
+        (lambda ctx: ctx.call("a", tag=5), "Tag of activity 'a' is 5"),
+        (lambda ctx: ctx.schedule_sub_orchestration(None), "Orchestration name is None"),
+        (lambda ctx: ctx.call_child("c", id=5), "Instance id is 5"),
+        (lambda ctx: ctx.call_child("c", version=2), "Orchestration version is 2"),
+        (lambda ctx: ctx.start("c", id=None), "Instance id is None"),
+        (lambda ctx: ctx.clear_kv_value(None), "KV key is None"),
+        (lambda ctx: ctx.patched(None), "Patch id is None"),
+        (lambda ctx: ctx.continue_as_new(1, version=2), "Orchestration version is 2"),
+    ],
+)
+def test_a_name_that_is_no_text_is_refused_before_it_is_in_a_history(
+    asks: Callable[[Any], Any], words: str
+) -> None:
+    caught: set[str] = set()  # a replay refuses it as well
+
+    def careful(ctx: OrchestrationContext) -> str:
+        with pytest.raises(TypeError) as refused:
+            asks(ctx)
+        caught.add(str(refused.value))
+        return "went on"
+
+    result = turn(careful)
+    assert result.output == '"went on"'
+    assert len(result.events) == 2
+    assert caught == {f"{words}: it has to be a str"}
+
+
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("ends", ["raises", "is cancelled", "continues as new"])
 def test_a_failure_with_such_a_text_ends_the_instance_all_the_same(bad: str, ends: str) -> None:
