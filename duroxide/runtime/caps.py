@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
 from duroxide.providers.base import RoomOf, TagMode, TagSelection
+
+logger = logging.getLogger("duroxide.runtime")
 
 CapOf: TypeAlias = Callable[[str], int | None]
 """The most of a tag and of those below it that run at once; None: no such limit."""
@@ -43,7 +46,7 @@ class TagCaps:
             return ()
         gates = self._gates.get(tag)
         if gates is None:
-            capped = ((level, self._cap_of(level)) for level in levels(tag))
+            capped = ((level, _cap_of(self._cap_of, level)) for level in levels(tag))
             gates = tuple((level, cap) for level, cap in capped if cap is not None)
             self._gates[tag] = gates
         return gates
@@ -105,3 +108,16 @@ class TagCaps:
     def _select(self, full: frozenset[str]) -> None:
         self._full = full
         self._selection = TagSelection(TagMode.EXCEPT, full) if full else TagSelection(TagMode.ANY)
+
+
+def _cap_of(cap_of: CapOf, level: str) -> int | None:
+    """What the author's function says, or no limit: it is asked in the midst of polls and commits."""
+    try:
+        cap = cap_of(level)
+    except Exception:
+        logger.exception("tag_caps(%r) raised: there is no limit for that tag", level)
+        return None
+    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int)):
+        logger.error("tag_caps(%r) gave %r, not a number or None: there is no limit", level, cap)
+        return None
+    return cap

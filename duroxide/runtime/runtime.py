@@ -127,7 +127,7 @@ class AsyncRuntime:
             observer=observer,
             draw=self._draw,
         )
-        sessions = SessionKeeper(
+        self._sessions = SessionKeeper(
             self.provider,
             owner=self.worker_id,
             limit=options.session_limit,
@@ -151,7 +151,7 @@ class AsyncRuntime:
             threads=self._threads,
             observer=observer,
             suspects=suspects,
-            sessions=sessions,
+            sessions=self._sessions,
             heartbeats=self._heartbeats,
             deliver=self._deliver,
             ended=self._ended,
@@ -175,7 +175,7 @@ class AsyncRuntime:
         )
         self._service = [
             self._spawn(self._keeper.run(), "lease keeper"),
-            self._spawn(sessions.run(), "session keeper"),
+            self._spawn(self._sessions.run(), "session keeper"),
             self._spawn(self._heartbeats.run(), "heartbeats"),
             self._spawn(Gauges(self.provider, observer).run(), "gauges"),
         ]
@@ -264,6 +264,8 @@ class AsyncRuntime:
             await self._hand_back(back)
         await self._flusher.close()
         await end(*self._service)
+        if self.options.worker_node_id is None:
+            await self._release_sessions()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._watchdog.stop()
         logger.info("runtime %s stopped", self.worker_id, extra={"worker_id": self.worker_id})
@@ -276,6 +278,15 @@ class AsyncRuntime:
                 await self.provider.commit(items)
         except (ProviderError, TimeoutError) as error:
             logger.warning("%s leases were not given back: %s", len(items), error)
+
+    async def _release_sessions(self) -> None:
+        """Nobody comes back under a name that was made up; a name that was given keeps its sessions."""
+        try:
+            async with asyncio.timeout(HAND_BACK_S):
+                await self._sessions.release()
+        except (ProviderError, TimeoutError) as error:
+            logger.warning("sessions were not given back: %s", error)
+        self.provider.wake(activities=True)
 
 
 def _report(task: asyncio.Task[None]) -> None:

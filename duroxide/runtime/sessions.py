@@ -77,6 +77,13 @@ class SessionKeeper:
         del self._in_flight[session_id]
         return self._was_full and len(self._in_flight) < self._limit
 
+    async def release(self) -> None:
+        """Let others have them now: nobody will come back under this name."""
+        if self._has_claimed.is_set():
+            await self._provider.renew_sessions(
+                owner=self._owner, lease_ms=0, idle_ms=self._idle_ms
+            )
+
     async def run(self) -> None:
         """Renew and sweep until cancelled."""
         async with asyncio.TaskGroup() as group:

@@ -184,3 +184,18 @@ async def test_a_burst_of_one_tag_leaves_the_places_to_others() -> None:
         for instance_id in blocked:
             assert (await client.wait(instance_id)).output == "30"
     assert len(handed_back) <= 20, "what one poll asked for that did not know the tag yet"
+
+
+@pytest.mark.parametrize("given", [KeyError("gpu"), "2", True, (("gpu", 2),)])
+def test_caps_that_can_not_be_had_are_no_limits_and_hold_nothing_up(
+    given: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    def careless(tag: str) -> int | None:
+        if isinstance(given, Exception):
+            raise given
+        return given  # type: ignore[return-value]  # that is what is careless
+
+    caps = TagCaps(careless, no_lookahead)
+    caps.take("gpu")
+    assert (caps.gates("gpu"), caps.has_room("gpu"), caps.room()("gpu")) == ((), True, ())
+    assert [r.getMessage() for r in caplog.records if "tag_caps('gpu')" in r.getMessage()]

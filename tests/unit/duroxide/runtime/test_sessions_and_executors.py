@@ -10,6 +10,8 @@ from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 
+import pytest
+
 from duroxide.activity_context import ActivityContext
 from duroxide.client import AsyncClient
 from duroxide.context import OrchestrationContext
@@ -148,6 +150,34 @@ def test_sessions_that_are_held_idle_count_once_they_have_work() -> None:
 
     run_virtual(scenario())
     assert (max(most), len(most)) == (2, 12)
+
+
+@pytest.mark.parametrize(("name", "most_s"), [(None, 1), ("stable", 31)])
+def test_sessions_move_at_once_when_a_worker_without_a_name_stops(
+    name: str | None, most_s: float
+) -> None:
+    """A name that was given keeps them over a restart, for as long as the lease is."""
+    where: list[str] = []
+
+    @activity
+    async def visit(ctx: ActivityContext) -> None:
+        where.append(ctx.worker_id)
+
+    @orchestration
+    async def one_visit(ctx: OrchestrationContext) -> None:
+        await ctx.call(visit.bind(), session="s")
+
+    async def scenario() -> None:
+        store, loop = MemoryProvider(LoopClock()), asyncio.get_running_loop()
+        async with working(one_visit, visit, provider=store, worker_node_id=name) as (client, _):
+            await client.result(await client.start(one_visit))
+        began = loop.time()
+        async with working(one_visit, visit, provider=store) as (client, _):
+            await client.result(await client.start(one_visit), timeout=HOUR)
+        assert most_s - 2 < loop.time() - began < most_s
+
+    run_virtual(scenario())
+    assert len(set(where)) == 2
 
 
 def test_a_tag_finds_the_worker_that_has_it() -> None:
