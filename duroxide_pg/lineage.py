@@ -7,6 +7,7 @@ third of its memory for that, so the order is read from the files; a test compar
 from __future__ import annotations
 
 import ast
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -61,11 +62,11 @@ def fill(text: str, **identifiers: str) -> str:
 
     `{channel}` is the schema's name as the content of a literal.
     """
+    values = {name: quoted(identifier) for name, identifier in identifiers.items()}
     if "schema" in identifiers:
-        text = text.replace("{channel}", identifiers["schema"].replace("'", "''"))
-    for name, identifier in identifiers.items():
-        text = text.replace("{" + name + "}", quoted(identifier))
-    return text
+        values["channel"] = identifiers["schema"].replace("'", "''")
+    names = re.compile("{(" + "|".join(map(re.escape, values)) + ")}")
+    return names.sub(lambda match: values[match[1]], text)  # at once: a value may look like a name
 
 
 def quoted(*names: str) -> str:

@@ -22,12 +22,12 @@ class Statement:
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, text: str) -> Statement:
+    def of(cls, text: str, schema: str) -> Statement:
         """Number the parameters here, once: psycopg would parse so long a statement at every call."""
         names = tuple(dict.fromkeys(_PARAMETER.findall(text)))
         numbers = {name: f"${place}" for place, name in enumerate(names, start=1)}
         numbered = _PARAMETER.sub(lambda match: numbers[match[1]], text)
-        return cls(numbered.encode(), names)
+        return cls(fill(numbered, schema=schema).encode(), names)  # may look like a parameter
 
 
 @cache
@@ -39,7 +39,7 @@ def statements(schema: str) -> Mapping[str, Statement]:
             parts = _NAME.split(file.read_text(encoding="utf-8"))
             for name, text in zip(parts[1::2], parts[2::2], strict=True):
                 assert name not in found, f"two statements are called {name}"
-                found[name] = Statement.of(fill(text.strip().removesuffix(";"), schema=schema))
+                found[name] = Statement.of(text.strip().removesuffix(";"), schema)
     return found
 
 

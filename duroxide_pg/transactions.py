@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from psycopg import pq, sql
+from psycopg import pq
 
 from duroxide.errors import ClientError
 from duroxide.providers.base import Message
+from duroxide_pg.lineage import quoted
 
 
 def send(connection: Any, schema: str, messages: Sequence[Message]) -> None:
@@ -17,7 +18,7 @@ def send(connection: Any, schema: str, messages: Sequence[Message]) -> None:
     match connection:
         case psycopg.Connection():
             _check(connection)
-            connection.execute(_psycopg(schema), _columns(messages))
+            psycopg.Cursor(connection).execute(_psycopg(schema), _columns(messages))
         case _ if _is_of_sqlalchemy(connection, "Connection", "Session"):
             connection.execute(*_sqlalchemy(schema, messages))
         case _:
@@ -29,7 +30,7 @@ async def send_async(connection: Any, schema: str, messages: Sequence[Message]) 
     match connection:
         case psycopg.AsyncConnection():
             _check(connection)
-            await connection.execute(_psycopg(schema), _columns(messages))
+            await psycopg.AsyncCursor(connection).execute(_psycopg(schema), _columns(messages))
         case _ if _is_of_sqlalchemy(connection, "AsyncConnection", "AsyncSession"):
             await connection.execute(*_sqlalchemy(schema, messages))
         case _:
@@ -60,17 +61,17 @@ def _columns(messages: Sequence[Message]) -> tuple[list[str], list[int], list[st
     )
 
 
-def _psycopg(schema: str) -> sql.Composed:
-    statement = sql.SQL("select {}.send_many_v1(%s::text[], %s::smallint[], %s::text[])")
-    return statement.format(sql.Identifier(schema))
+def _psycopg(schema: str) -> bytes:
+    name = quoted(schema).replace("%", "%%")  # that is no parameter
+    return f"select {name}.send_many_v1(%s::text[], %s::smallint[], %s::text[])".encode()
 
 
 def _sqlalchemy(schema: str, messages: Sequence[Message]) -> tuple[Any, dict[str, Any]]:
     import sqlalchemy as sa  # its user has it
 
-    quoted = schema.replace('"', '""').replace(":", "\\:")
+    name = quoted(schema).replace(":", "\\:")
     statement = sa.text(
-        f'select "{quoted}".send_many_v1('  # a quoted identifier
+        f"select {name}.send_many_v1("
         "cast(:instances as text[]), cast(:kinds as smallint[]), cast(:bodies as text[]))"
     )
     return statement, dict(zip(("instances", "kinds", "bodies"), _columns(messages), strict=True))

@@ -92,6 +92,14 @@ def psycopg_block(dsn: str) -> Iterator[Any]:
 
 
 @contextmanager
+def psycopg_raw(dsn: str) -> Iterator[Any]:
+    """A connection whose own cursors number their parameters."""
+    with psycopg.connect(dsn, cursor_factory=psycopg.RawCursor) as connection:
+        connection.execute(INSERT)
+        yield connection
+
+
+@contextmanager
 def sqlalchemy_connection(dsn: str) -> Iterator[Any]:
     engine = sa.create_engine(url("postgresql+psycopg", dsn), poolclass=sa.NullPool)
     with engine.begin() as connection:
@@ -107,7 +115,13 @@ def sqlalchemy_session(dsn: str) -> Iterator[Any]:
         yield session
 
 
-BLOCKING = [psycopg_connection, psycopg_block, sqlalchemy_connection, sqlalchemy_session]
+BLOCKING = [
+    psycopg_connection,
+    psycopg_block,
+    psycopg_raw,
+    sqlalchemy_connection,
+    sqlalchemy_session,
+]
 
 
 @pytest.mark.parametrize("begin", BLOCKING)

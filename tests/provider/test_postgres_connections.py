@@ -437,7 +437,9 @@ class TestSchemas:
         with pytest.raises(ValueError, match=words):
             PostgresProvider(schema=schema)
 
-    @pytest.mark.parametrize("schema", ["x" * 63, "quo\"te %s $1 {x} \\ '", "Mixed.Case"])
+    @pytest.mark.parametrize(
+        "schema", ["x" * 63, "quo\"te %s $1 {x} \\ '", "Mixed.Case", "%(want)s", "{schema}"]
+    )
     async def test_any_other_name_will_do(self, database: Database, schema: str) -> None:
         provider = PostgresProvider.connect_with_schema(database.dsn, schema)
         await use(provider)
