@@ -80,7 +80,8 @@ class MemoryAdmin:
     async def instance_tree(self, instance_id: InstanceId) -> Sequence[InstanceId]:
         tree = [instance_id]
         for member in tree:  # grows as we go: parents before their children
-            tree += await self.list_children(member)
+            children = await self.list_children(member)
+            tree += [child for child in children if child != instance_id]  # nor round in circles
         return tree
 
     async def delete_instances(

@@ -132,7 +132,8 @@ class SqliteAdmin:
     def _tree(self, instance_id: InstanceId) -> list[InstanceId]:
         tree = [instance_id]
         for member in tree:  # grows as we go: parents before their children
-            tree += self._children(member)
+            children = self._children(member)
+            tree += [child for child in children if child != instance_id]  # nor round in circles
         return tree
 
     # Deleting.

@@ -62,12 +62,14 @@ select s.instance_id
  order by s.created_at, s.instance_id;
 
 -- name: instance_tree
--- Parents before their children.
+-- Parents before their children. One that is below itself, as its parent's id was taken anew, ends the walk: each
+-- has one parent, so there is no other way round.
 with recursive tree as (
     select %(instance_id)s::text as instance_id, 0 as depth
     union all
     select s.instance_id, t.depth + 1
       from tree as t join {schema}.instances as s on s.parent_instance_id = t.instance_id
+     where s.instance_id <> %(instance_id)s
 )
 select t.instance_id from tree as t order by t.depth, t.instance_id;
 
