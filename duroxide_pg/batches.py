@@ -104,8 +104,12 @@ _Item = TypeVar("_Item")
 
 
 def pack_version(version: SemVer) -> int:
-    """A release as one number that sorts like it; minor and patch have 20 bits each."""
-    return version.major << 40 | min(version.minor, 0xFFFFF) << 20 | min(version.patch, 0xFFFFF)
+    """A release as one number that sorts like it; minor and patch have 20 bits each, the major one 22."""
+    return (
+        min(version.major, 0x3FFFFF) << 40
+        | min(version.minor, 0xFFFFF) << 20
+        | min(version.patch, 0xFFFFF)
+    )
 
 
 @dataclass(slots=True)

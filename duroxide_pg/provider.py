@@ -74,6 +74,8 @@ _CAPABILITIES = Capabilities(
     dead_letters=True,
     caller_transaction=True,
 )
+MOST = 100_000  # that one poll asks for
+LONGEST_MS = 2**52  # that a lease is for: 140,000 years
 CLOSE_S = 5  # for commits that are under way
 _RELAXED = {**_SESSION, "synchronous_commit": "off"}  # leases: what a crash loses, expires
 
@@ -374,8 +376,8 @@ class PostgresProvider(PostgresAdmin):
             high = Numbers(pack_version(version_range.high) for version_range in versions)
         return {
             "worker": worker,
-            "want": want,
-            "lease_ms": lease_ms,
+            "want": _count(want),
+            "lease_ms": _span(lease_ms),
             "low": low,
             "high": high,
             "cached_by": self._lane.writer if known is not None else None,
@@ -437,12 +439,12 @@ class PostgresProvider(PostgresAdmin):
         waiting = self._waiting(self._wakeups.activities, topics, wait_ms)
         parameters = {
             "worker": worker,
-            "want": want if tags.mode is not TagMode.NONE else 0,
-            "lease_ms": lease_ms,
+            "want": _count(want) if tags.mode is not TagMode.NONE else 0,
+            "lease_ms": _span(lease_ms),
             "tags": Texts(keys) if keys is not None else None,
             "owner": sessions.owner if sessions is not None else None,
-            "session_lease_ms": sessions.lease_ms if sessions is not None else 0,
-            "max_new": sessions.max_new if sessions is not None else 0,
+            "session_lease_ms": _span(sessions.lease_ms) if sessions else 0,
+            "max_new": _count(sessions.max_new) if sessions else 0,
         }
         while True:
             parameters["nonce"], parameters["now"] = self._nonce(), self._now_ms()
@@ -516,11 +518,11 @@ class PostgresProvider(PostgresAdmin):
         parameters = {
             "t_instance": Texts(instance_id for _, instance_id in turn_rows),
             "t_nonce": Texts(nonce for nonce, _ in turn_rows),
-            "turn_lease_ms": turn_lease_ms,
+            "turn_lease_ms": _span(turn_lease_ms),
             "y_instance": Texts(instance_id for _, _, instance_id in rows),
             "y_id": Numbers(number for _, number, _ in rows),
             "y_nonce": Texts(nonce for nonce, _, _ in rows),
-            "activity_lease_ms": activity_lease_ms,
+            "activity_lease_ms": _span(activity_lease_ms),
             "now": self._now_ms(),
         }
         ((lost_turns, lost_activities, now_ms),) = await self._work.call(
@@ -548,8 +550,8 @@ class PostgresProvider(PostgresAdmin):
     async def renew_sessions(self, *, owner: str, lease_ms: int, idle_ms: int) -> int:
         parameters = {
             "owner": owner,
-            "lease_ms": lease_ms,
-            "idle_ms": idle_ms,
+            "lease_ms": _span(lease_ms),
+            "idle_ms": _span(idle_ms),
             "now": self._now_ms(),
         }
         ((count,),) = await self._work.call(
@@ -605,6 +607,14 @@ class PostgresProvider(PostgresAdmin):
             self._wakeups.turns.give(return_early=True)
         if activities:
             self._wakeups.activities.give(return_early=True)
+
+
+def _count(wanted: int) -> int:
+    return min(max(wanted, 0), MOST)
+
+
+def _span(milliseconds: int) -> int:
+    return min(max(milliseconds, 0), LONGEST_MS)
 
 
 def _held_columns(held: Sequence[TurnToken]) -> dict[str, Texts]:

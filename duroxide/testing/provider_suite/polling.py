@@ -46,6 +46,17 @@ class PollingSuite(SuiteBase):
         assert (await store.lease_activity()).attempt_count == 1
         assert (await store.lease("i1")).attempt_count == 1
 
+    async def test_who_wants_more_than_there_can_be_gets_what_there_is(
+        self, store: StoreDriver
+    ) -> None:
+        await store.schedule(activity("i1", 2))
+        await store.send("i1", "more")
+        (turn,) = (await store.provider.poll_turns(worker="w", want=2**63, lease_ms=LEASE_MS)).turns
+        (leased,) = (
+            await store.provider.poll_activities(worker="w", want=2**63, lease_ms=LEASE_MS)
+        ).activities
+        assert (turn.instance_id, leased.activity_id) == ("i1", 2)
+
     async def test_a_poll_says_what_time_it_is(self, store: StoreDriver) -> None:
         turns = await store.provider.poll_turns(worker="w", want=1, lease_ms=LEASE_MS)
         activities = await store.provider.poll_activities(worker="w", want=1, lease_ms=LEASE_MS)
