@@ -130,7 +130,7 @@ exception
     when data_exception then
         -- Not JSON: plain text. But JSON can also hold what PostgreSQL can't: \u0000, lone surrogates.
         node := null;
-        node_type := case when v_is_json then substring(p_text from '"node_type"\s*:\s*"([A-Z_]+)"') end;
+        node_type := case when v_is_json then substring(p_text from E'"node_type"\\s*:\\s*"([A-Z_]+)"') end;
         if df._is_node_type(node_type) then
             problem := sqlerrm;
         else
@@ -144,7 +144,7 @@ create function df._compact_json(p_text text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select regexp_replace(p_text, '("(?:[^"\\]|\\.)*")|[ \t\n\r]+', '\1', 'g')
+    select regexp_replace(p_text, E'("(?:[^"\\\\]|\\\\.)*")|[ \\t\\n\\r]+', E'\\1', 'g')
 $$;
 
 comment on function df._compact_json(text) is 'JSON text without blanks';

@@ -206,7 +206,7 @@ declare
     v_number integer;
 begin
     foreach v_item in array string_to_array(p_field, ',') loop
-        v_parts := regexp_match(v_item, '^(\*|\?|[A-Za-z0-9]+)(?:-([A-Za-z0-9]+))?(?:/([0-9]{1,4}))?$');
+        v_parts := regexp_match(v_item, E'^(\\*|\\?|[A-Za-z0-9]+)(?:-([A-Za-z0-9]+))?(?:/([0-9]{1,4}))?$');
         if v_parts is null or (v_parts[1] in ('*', '?') and v_parts[2] is not null) then
             return format('%s: ''%s'' is not a value, a range or a step', p_what, v_item);
         end if;
@@ -249,7 +249,7 @@ language plpgsql stable strict
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_fields text[] := regexp_split_to_array(btrim(cron_expr, E' \t'), '[ \t]+');
+    v_fields text[] := regexp_split_to_array(btrim(cron_expr, E' \t'), E'[ \\t]+');
     v_quartz boolean := df._setting('cron_dialect') = 'quartz';
     v_days text[] := array[
         'sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat',

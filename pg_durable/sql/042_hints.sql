@@ -85,24 +85,24 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_rest text := regexp_replace(
-        p_expression, '(?:[eE]?''(?:[^'']|'''')*''|\$([A-Za-z_]*)\$.*?\$\1\$|"[^"]*")', 'x', 'g'
+        p_expression, E'(?:[eE]?''(?:[^'']|'''')*''|\\$([A-Za-z_]*)\\$.*?\\$\\1\\$|"[^"]*")', 'x', 'g'
     );
     v_group text;
     v_signs text;
     v_rule text[];
 begin
     loop
-        v_group := coalesce(substring(v_rest from '\(([^()]*)\)'), v_rest);
+        v_group := coalesce(substring(v_rest from E'\\(([^()]*)\\)'), v_rest);
         foreach v_group in array string_to_array(v_group, ',') loop
             select string_agg(m.sign[1], ' ') into v_signs
-            from regexp_matches(v_group, '(~>|\|=>|\?>|!>|@>|&|\|)', 'g') as m (sign);
+            from regexp_matches(v_group, E'(~>|\\|=>|\\?>|!>|@>|&|\\|)', 'g') as m (sign);
             foreach v_rule slice 1 in array array[
-                ['~> .*(&|\|)( |$)', 'a ~> b & c is (a ~> b) & c: the steps before & or | are a part of its first branch'],
-                ['(^| )(&|\|) .*\|=>', 'a & b |=> ''x'' is (a & b) |=> ''x'': it names the whole, not b'],
+                [E'~> .*(&|\\|)( |$)', 'a ~> b & c is (a ~> b) & c: the steps before & or | are a part of its first branch'],
+                [E'(^| )(&|\\|) .*\\|=>', 'a & b |=> ''x'' is (a & b) |=> ''x'': it names the whole, not b'],
                 ['(^| )& &( |$)', 'a & b & c is (a & b) & c, with an array in an array; df.join(a, b, c) is flat'],
-                ['(^| )\| (.* )?&( |$)', 'a | b & c is (a | b) & c: the race is the first branch of the join'],
+                [E'(^| )\\| (.* )?&( |$)', 'a | b & c is (a | b) & c: the race is the first branch of the join'],
                 ['!> .*~>', 'c ?> t !> e ~> f is (c ?> t !> e) ~> f: f runs after either branch'],
-                ['!> .*\?>', 'c ?> t !> d ?> u !> e is (c ?> t !> d) ?> u !> e: the first if is the condition of the second'],
+                [E'!> .*\\?>', 'c ?> t !> d ?> u !> e is (c ?> t !> d) ?> u !> e: the first if is the condition of the second'],
                 ['@> .*&( |$)', '@> a & b is (@> a) & b: only a is repeated']
             ] loop
                 if v_signs ~ v_rule[1] then
@@ -114,8 +114,8 @@ begin
                     using hint = 'All comparisons bind looser than these operators.';
             end if;
         end loop;
-        exit when v_rest !~ '\([^()]*\)';
-        v_rest := regexp_replace(v_rest, '\([^()]*\)', ' x ');
+        exit when v_rest !~ E'\\([^()]*\\)';
+        v_rest := regexp_replace(v_rest, E'\\([^()]*\\)', ' x ');
     end loop;
 end
 $$;

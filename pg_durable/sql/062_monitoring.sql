@@ -44,7 +44,7 @@ begin
     if length(p_cursor) <= 512 and p_cursor ~ '^([0-9A-Fa-f]{2})+$' then
         v_parts := regexp_match(
             convert_from(decode(p_cursor, 'hex'), 'UTF8'),
-            '^v1\|(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}[+-]\d\d(?::\d\d)?)\|(.+)$'
+            E'^v1\\|(\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{6}[+-]\\d\\d(?::\\d\\d)?)\\|(.+)$'
         );
     end if;
     if v_parts is null then

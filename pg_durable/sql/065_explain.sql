@@ -190,7 +190,7 @@ declare
     v_node jsonb := p_nodes -> (p_details ->> 'node_id');
 begin
     return array(
-        select rpad(l.name || ':', 10) || regexp_replace(l.line, '\s+', ' ', 'g')
+        select rpad(l.name || ':', 10) || regexp_replace(l.line, E'\\s+', ' ', 'g')
         from (
             values
                 (1, 'Error', case when length(p_error) > 60 then p_error end),
@@ -261,8 +261,8 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_marked boolean := p_input ~ '~>|\|=>|\?>|!>|@>|df\.';
-    v_keyword boolean := p_input ~* '^((select|insert|update|delete|with)[ \n]|(create|alter|drop|call|do|truncate|grant|revoke|explain) )';
+    v_marked boolean := p_input ~ E'~>|\\|=>|\\?>|!>|@>|df\\.';
+    v_keyword boolean := p_input ~* E'^((select|insert|update|delete|with)[ \\n]|(create|alter|drop|call|do|truncate|grant|revoke|explain) )';
 begin
     if p_input ~ '^[0-9A-Fa-f]{8}$' then
         return 'instance';

@@ -5,7 +5,7 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select replace(replace(replace(replace(
-        regexp_replace(p_text, '\s+', ' ', 'g'), '#', '#35;'), '"', '#quot;'), '<', '#lt;'), '>', '#gt;')
+        regexp_replace(p_text, E'\\s+', ' ', 'g'), '#', '#35;'), '"', '#quot;'), '<', '#lt;'), '>', '#gt;')
 $$;
 
 comment on function df._mermaid_label(text) is 'Text as it may stand in a label';

@@ -15,7 +15,7 @@ begin
 exception
     when untranslatable_character then
         begin
-            return regexp_replace(p_text, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g')::jsonb;
+            return regexp_replace(p_text, E'(?<!\\\\)((?:\\\\\\\\)*)\\\\u0000', E'\\1\\\\ufffd', 'g')::jsonb;
         exception
             when data_exception then
                 return to_jsonb(p_text);

@@ -521,7 +521,7 @@ exception
     when data_exception then
         -- Not JSON: plain text. But JSON can also hold what PostgreSQL can't: \u0000, lone surrogates.
         node := null;
-        node_type := case when v_is_json then substring(p_text from '"node_type"\s*:\s*"([A-Z_]+)"') end;
+        node_type := case when v_is_json then substring(p_text from E'"node_type"\\s*:\\s*"([A-Z_]+)"') end;
         if df._is_node_type(node_type) then
             problem := sqlerrm;
         else
@@ -535,7 +535,7 @@ create function df._compact_json(p_text text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select regexp_replace(p_text, '("(?:[^"\\]|\\.)*")|[ \t\n\r]+', '\1', 'g')
+    select regexp_replace(p_text, E'("(?:[^"\\\\]|\\\\.)*")|[ \\t\\n\\r]+', E'\\1', 'g')
 $$;
 
 comment on function df._compact_json(text) is 'JSON text without blanks';
@@ -1108,7 +1108,7 @@ declare
     v_number integer;
 begin
     foreach v_item in array string_to_array(p_field, ',') loop
-        v_parts := regexp_match(v_item, '^(\*|\?|[A-Za-z0-9]+)(?:-([A-Za-z0-9]+))?(?:/([0-9]{1,4}))?$');
+        v_parts := regexp_match(v_item, E'^(\\*|\\?|[A-Za-z0-9]+)(?:-([A-Za-z0-9]+))?(?:/([0-9]{1,4}))?$');
         if v_parts is null or (v_parts[1] in ('*', '?') and v_parts[2] is not null) then
             return format('%s: ''%s'' is not a value, a range or a step', p_what, v_item);
         end if;
@@ -1151,7 +1151,7 @@ language plpgsql stable strict
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_fields text[] := regexp_split_to_array(btrim(cron_expr, E' \t'), '[ \t]+');
+    v_fields text[] := regexp_split_to_array(btrim(cron_expr, E' \t'), E'[ \\t]+');
     v_quartz boolean := df._setting('cron_dialect') = 'quartz';
     v_days text[] := array[
         'sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat',
@@ -1667,24 +1667,24 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_rest text := regexp_replace(
-        p_expression, '(?:[eE]?''(?:[^'']|'''')*''|\$([A-Za-z_]*)\$.*?\$\1\$|"[^"]*")', 'x', 'g'
+        p_expression, E'(?:[eE]?''(?:[^'']|'''')*''|\\$([A-Za-z_]*)\\$.*?\\$\\1\\$|"[^"]*")', 'x', 'g'
     );
     v_group text;
     v_signs text;
     v_rule text[];
 begin
     loop
-        v_group := coalesce(substring(v_rest from '\(([^()]*)\)'), v_rest);
+        v_group := coalesce(substring(v_rest from E'\\(([^()]*)\\)'), v_rest);
         foreach v_group in array string_to_array(v_group, ',') loop
             select string_agg(m.sign[1], ' ') into v_signs
-            from regexp_matches(v_group, '(~>|\|=>|\?>|!>|@>|&|\|)', 'g') as m (sign);
+            from regexp_matches(v_group, E'(~>|\\|=>|\\?>|!>|@>|&|\\|)', 'g') as m (sign);
             foreach v_rule slice 1 in array array[
-                ['~> .*(&|\|)( |$)', 'a ~> b & c is (a ~> b) & c: the steps before & or | are a part of its first branch'],
-                ['(^| )(&|\|) .*\|=>', 'a & b |=> ''x'' is (a & b) |=> ''x'': it names the whole, not b'],
+                [E'~> .*(&|\\|)( |$)', 'a ~> b & c is (a ~> b) & c: the steps before & or | are a part of its first branch'],
+                [E'(^| )(&|\\|) .*\\|=>', 'a & b |=> ''x'' is (a & b) |=> ''x'': it names the whole, not b'],
                 ['(^| )& &( |$)', 'a & b & c is (a & b) & c, with an array in an array; df.join(a, b, c) is flat'],
-                ['(^| )\| (.* )?&( |$)', 'a | b & c is (a | b) & c: the race is the first branch of the join'],
+                [E'(^| )\\| (.* )?&( |$)', 'a | b & c is (a | b) & c: the race is the first branch of the join'],
                 ['!> .*~>', 'c ?> t !> e ~> f is (c ?> t !> e) ~> f: f runs after either branch'],
-                ['!> .*\?>', 'c ?> t !> d ?> u !> e is (c ?> t !> d) ?> u !> e: the first if is the condition of the second'],
+                [E'!> .*\\?>', 'c ?> t !> d ?> u !> e is (c ?> t !> d) ?> u !> e: the first if is the condition of the second'],
                 ['@> .*&( |$)', '@> a & b is (@> a) & b: only a is repeated']
             ] loop
                 if v_signs ~ v_rule[1] then
@@ -1696,8 +1696,8 @@ begin
                     using hint = 'All comparisons bind looser than these operators.';
             end if;
         end loop;
-        exit when v_rest !~ '\([^()]*\)';
-        v_rest := regexp_replace(v_rest, '\([^()]*\)', ' x ');
+        exit when v_rest !~ E'\\([^()]*\\)';
+        v_rest := regexp_replace(v_rest, E'\\([^()]*\\)', ' x ');
     end loop;
 end
 $$;
@@ -3081,7 +3081,7 @@ begin
     if length(p_cursor) <= 512 and p_cursor ~ '^([0-9A-Fa-f]{2})+$' then
         v_parts := regexp_match(
             convert_from(decode(p_cursor, 'hex'), 'UTF8'),
-            '^v1\|(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}[+-]\d\d(?::\d\d)?)\|(.+)$'
+            E'^v1\\|(\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{6}[+-]\\d\\d(?::\\d\\d)?)\\|(.+)$'
         );
     end if;
     if v_parts is null then
@@ -3440,7 +3440,7 @@ declare
     v_node jsonb := p_nodes -> (p_details ->> 'node_id');
 begin
     return array(
-        select rpad(l.name || ':', 10) || regexp_replace(l.line, '\s+', ' ', 'g')
+        select rpad(l.name || ':', 10) || regexp_replace(l.line, E'\\s+', ' ', 'g')
         from (
             values
                 (1, 'Error', case when length(p_error) > 60 then p_error end),
@@ -3511,8 +3511,8 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_marked boolean := p_input ~ '~>|\|=>|\?>|!>|@>|df\.';
-    v_keyword boolean := p_input ~* '^((select|insert|update|delete|with)[ \n]|(create|alter|drop|call|do|truncate|grant|revoke|explain) )';
+    v_marked boolean := p_input ~ E'~>|\\|=>|\\?>|!>|@>|df\\.';
+    v_keyword boolean := p_input ~* E'^((select|insert|update|delete|with)[ \\n]|(create|alter|drop|call|do|truncate|grant|revoke|explain) )';
 begin
     if p_input ~ '^[0-9A-Fa-f]{8}$' then
         return 'instance';
@@ -3613,7 +3613,7 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select replace(replace(replace(replace(
-        regexp_replace(p_text, '\s+', ' ', 'g'), '#', '#35;'), '"', '#quot;'), '<', '#lt;'), '>', '#gt;')
+        regexp_replace(p_text, E'\\s+', ' ', 'g'), '#', '#35;'), '"', '#quot;'), '<', '#lt;'), '>', '#gt;')
 $$;
 
 comment on function df._mermaid_label(text) is 'Text as it may stand in a label';
@@ -3784,7 +3784,7 @@ begin
 exception
     when untranslatable_character then
         begin
-            return regexp_replace(p_text, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g')::jsonb;
+            return regexp_replace(p_text, E'(?<!\\\\)((?:\\\\\\\\)*)\\\\u0000', E'\\1\\\\ufffd', 'g')::jsonb;
         exception
             when data_exception then
                 return to_jsonb(p_text);
