@@ -115,7 +115,8 @@ def orchestration(
         prepare: awaited before a turn with the text of the input; its result is `ctx.prepared`. It must
             give the same for the same text for ever.
         cancel_grace: how long the code may clean up after a cancel request, which it then sees as
-            `OrchestrationCancelled`; default: it ends at once and sees nothing.
+            `OrchestrationCancelled`; a second request ends it at once. Default: it ends at once and sees
+            nothing.
 
     Raises:
         RegistrationError: the function can't be an orchestration.
