@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psycopg
 import sqlalchemy as sa
 from alembic import context
 
-from duroxide_pg import migrate
+from duroxide_pg import migrate, upgrading
 
 attributes = context.config.attributes
 options = context.get_x_argument(as_dictionary=True)
@@ -48,15 +47,14 @@ def by_hand() -> None:
     )
     engine = sa.create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(dsn, client_encoding="UTF8"),
+        creator=lambda: upgrading.open_for_changes(dsn),
         poolclass=sa.NullPool,
     )
     with (
-        migrate.connect(dsn) as probe,
+        migrate.connect(dsn, for_changes=True) as probe,
         migrate.exclusive(probe, schema, wait_s=60),
         engine.connect() as connection,
     ):
-        migrate.require_server(probe)
         found = ours.check(probe)
         ours.refuse_strangers(found)
         if found.state is migrate.State.MISSING and not is_upgrade():

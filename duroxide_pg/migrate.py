@@ -33,6 +33,15 @@ OLDEST_SERVER = 14
 DEFAULT_SCHEMA = "duroxide"
 LONGEST_NAME = 63  # bytes; what is longer is cut off without an error
 _LOCK_POLL_S = 0.1
+_SESSION = {  # of a session that changes a schema, whatever the defaults of its role and database are
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "statement_timeout": "0",
+    "idle_session_timeout": "0",  # the one that holds the lock has nothing to do meanwhile
+    "idle_in_transaction_session_timeout": "0",
+    "transaction_timeout": "0",
+}
 
 
 class State(Enum):
@@ -110,8 +119,7 @@ class Migrations:
         """
         from duroxide_pg.upgrading import upgrade_to_head  # Alembic, which workers do without
 
-        with connect(dsn) as probe:
-            require_server(probe)
+        with connect(dsn, for_changes=True) as probe:
             require_unicode(probe)
             with exclusive(probe, self.schema, wait_s=wait_s):
                 found = self.check(probe)
@@ -207,11 +215,17 @@ def required_revision() -> str:
 
 
 @contextmanager
-def connect(dsn: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+def connect(
+    dsn: str, *, for_changes: bool = False
+) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     """A connection in autocommit mode.
+
+    Args:
+        for_changes: of a schema; it has to be a direct connection then, as its session is changed.
 
     Raises:
         CannotConnect: with the server's or the client library's own words.
+        ServerTooOld: the server is, and `for_changes`.
     """
     try:
         connection = psycopg.connect(
@@ -220,7 +234,19 @@ def connect(dsn: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     except psycopg.Error as error:
         raise cannot_connect(error) from error
     with connection:
+        if for_changes:
+            require_server(connection)
+            settle(connection)
         yield connection
+
+
+def settle(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Set what changes of a schema need for the session, from its next transaction on."""
+    connection.execute(
+        "select set_config(s.name, n.value, false) from unnest(%s::text[], %s::text[]) as n (name, value)"
+        " join pg_catalog.pg_settings as s on s.name = n.name",  # not every release has all of them
+        [list(_SESSION), list(_SESSION.values())],
+    )
 
 
 def cannot_connect(error: psycopg.Error) -> CannotConnect:

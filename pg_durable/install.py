@@ -66,7 +66,7 @@ def install(dsn: str) -> Report:
             _require_privileges(connection)
     migrate.upgrade(dsn, ENGINE_SCHEMA)
     migrations().upgrade(dsn)
-    with migrate.connect(dsn) as connection:
+    with migrate.connect(dsn, for_changes=True) as connection:
         with _permitted():
             operators.create_missing(connection, "public")  # those that somebody dropped
         connection.execute("select pg_notify('df_install', '')")  # workers that wait for the schema

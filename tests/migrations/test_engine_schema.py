@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from duroxide_pg import migrate
-from duroxide_pg.errors import CannotConnect, SchemaForeign, SchemaMissing, SchemaTooNew
+from duroxide_pg.errors import CannotConnect, SchemaForeign, SchemaMissing, SchemaTooNew, SetupError
 from duroxide_pg.migrate import State
 from duroxide_pg.provider import PostgresProvider
 from duroxide_pg.queries import schema_script
@@ -44,6 +44,15 @@ select 'view', viewname, replace(definition, '{s}.', ''), '', ''
 union all
 select 'comment', c.relname, coalesce(obj_description(c.oid, 'pg_class'), ''), '', ''
   from pg_class c where relnamespace = '{s}'::regnamespace and relkind = 'r'
+"""
+
+
+NO_CHANGES = """
+create function public.refuse() returns event_trigger language plpgsql as $$
+begin
+    raise read_only_sql_transaction;
+end $$;
+create event trigger no_changes on ddl_command_start execute function public.refuse();
 """
 
 
@@ -94,6 +103,30 @@ def test_many_processes_may_start_together_on_an_empty_database(database: Databa
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda _: migrate.upgrade(database.dsn), range(6)))
     assert {state.state for state in found} == {State.CURRENT}
+
+
+def test_defaults_of_the_database_do_not_matter(database: Database) -> None:
+    timeouts = ["statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"]
+    settings = [
+        "default_transaction_read_only = on",
+        "default_transaction_isolation = serializable",
+    ]
+    settings += [f"{timeout} = '10s'" for timeout in timeouts]
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        for setting in settings:
+            connection.execute(f"alter database {database.name} set {setting}".encode())
+    assert migrate.upgrade(database.dsn).state is State.CURRENT
+    with migrate.connect(database.dsn, for_changes=True) as connection:
+        shown = [connection.execute(f"show {timeout}".encode()).fetchone() for timeout in timeouts]
+    assert shown == [("0",)] * 3
+
+
+def test_a_server_that_takes_no_changes_is_named(database: Database) -> None:
+    """As a standby does: there, too, no setting of the session helps."""
+    with psycopg.connect(database.superuser_dsn, autocommit=True) as connection:
+        connection.execute(NO_CHANGES)
+    with pytest.raises(SetupError, match=r"takes no changes.*read-write"):
+        migrate.upgrade(database.dsn)
 
 
 def test_schemas_are_independent(database: Database) -> None:
