@@ -40,7 +40,7 @@ class Gather(DurableFuture[list[Any]]):
         if not self._children:
             self.settle(State.DONE, [])
         for child in self._children:
-            child.add_waiter(self._heard)
+            child.add_follower(self, self._heard)
 
     def _heard(self, child: DurableFuture[Any]) -> None:
         if self._state is not State.PENDING:
@@ -60,6 +60,11 @@ class Gather(DurableFuture[list[Any]]):
 
     def _give_up(self) -> None:
         self._drop_children()
+
+    def _give_back(self) -> None:
+        for child in self._children:
+            if child.is_followed_by(self):
+                child._give_back()
 
 
 def _outcome(child: DurableFuture[Any]) -> Any:
@@ -94,7 +99,7 @@ class Select(DurableFuture[Winner[Any]]):
         for child in self._children:
             if self._state is not State.PENDING:
                 break
-            child.add_waiter(self._heard)
+            child.add_follower(self, self._heard)
 
     def _heard(self, child: DurableFuture[Any]) -> None:
         if self._state is not State.PENDING:
@@ -119,6 +124,11 @@ class Select(DurableFuture[Winner[Any]]):
         for child in self._children:
             child.cancel()
         self._state = State.PENDING
+
+    def _give_back(self) -> None:
+        for child in self._children:
+            if child.is_followed_by(self):
+                child._give_back()
 
 
 class Shield(DurableFuture[T]):
@@ -149,7 +159,7 @@ class Mapped(DurableFuture[T]):
         super().__init__(budget)
         self._inner = inner
         self._function = function
-        inner.add_waiter(self._heard)
+        inner.add_follower(self, self._heard)
 
     def _heard(self, inner: DurableFuture[Any]) -> None:
         if inner._state is State.DONE:
@@ -159,6 +169,10 @@ class Mapped(DurableFuture[T]):
 
     def _give_up(self) -> None:
         self._inner.forsake(self._heard)
+
+    def _give_back(self) -> None:
+        if self._inner.is_followed_by(self):
+            self._inner._give_back()
 
 
 def settled(budget: Budget, value: T) -> DurableFuture[T]:

@@ -26,6 +26,16 @@ Waiter = Callable[["DurableFuture[Any]"], None]
 _TOLD: list[Waiter] = []
 
 
+class _Followed(list[Waiter]):
+    """Stands for the waiters of a future whose end was told to one other future alone."""
+
+    __slots__ = ("by",)
+
+    def __init__(self, by: DurableFuture[Any]) -> None:
+        super().__init__()
+        self.by = by
+
+
 class Budget(Protocol):
     """Counts what a run does without waiting, so that one that never stops is noticed."""
 
@@ -114,18 +124,23 @@ class DurableFuture(Generic[T]):
         return bool(self._waiters)
 
     def was_seen(self) -> bool:
-        """Of a settled future: somebody was told how it ended."""
-        return self._waiters is not None
+        """Of a settled future: code may have been told how it ended."""
+        told = self._waiters
+        if type(told) is _Followed:
+            return not told.by.done() or told.by.was_seen()
+        return told is not None
 
     def give_back(self) -> None:
         """Of a settled future that lost a race: return what it holds, unless it was seen."""
-        if self._waiters is None:
+        if not self.was_seen():
             self._give_back()
 
     def revoke(self) -> None:
         """Turn a settled future that nobody has seen into one that was given up."""
         self._state = State.CANCELLED
         self._value = None
+        if type(self._waiters) is _Followed:
+            self._waiters.by.revoke()
 
     def _give_up(self) -> None:
         """Cancel what this future stands for; called once, while it is pending."""
@@ -156,6 +171,19 @@ class DurableFuture(Generic[T]):
             self._waiters = [waiter]
         else:
             self._waiters.append(waiter)
+
+    def add_follower(self, follower: DurableFuture[Any], waiter: Waiter) -> None:
+        """`add_waiter` for a future that only passes on what it hears: if this one has settled and
+        nobody saw it, then it is not seen before the follower is.
+        """
+        unseen = self._state is not _PENDING and self._waiters is None
+        self.add_waiter(waiter)
+        if unseen:
+            self._waiters = _Followed(follower)
+
+    def is_followed_by(self, follower: DurableFuture[Any]) -> bool:
+        told = self._waiters
+        return type(told) is _Followed and told.by is follower
 
     def remove_waiter(self, waiter: Waiter) -> bool:
         """Stop waiting; the future goes on. Returns whether nobody waits any more."""

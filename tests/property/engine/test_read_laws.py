@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from duroxide import OrchestrationContext, orchestration
+from duroxide import DurableFuture, OrchestrationContext, Winner, orchestration
 from duroxide.registry import OrchestrationDef
 from duroxide.testing.world import World
 
@@ -139,3 +139,110 @@ def test_a_result_that_was_seen_is_not_given_back() -> None:
     handle.raise_event("go")
     assert handle.output == [0, 1, 1, 2]
     handle.assert_replays()
+
+
+Nested = list[Any]  # names of queues, and lists of the same: a race in a race
+
+
+NESTED = st.recursive(
+    st.sampled_from(NAMES), lambda inner: st.lists(inner, min_size=2, max_size=3), max_leaves=6
+).filter(lambda race: isinstance(race, list))
+
+
+def _value(winner: Any) -> Any:
+    while isinstance(winner, Winner | dict):
+        winner = winner["value"] if isinstance(winner, dict) else winner.value
+    return winner
+
+
+@orchestration(name="nested coroutine")
+async def nesting(ctx: OrchestrationContext, races: list[Nested] | None) -> list[Any]:
+    """Race races of reads, then take what is left."""
+
+    def race(names: Any) -> DurableFuture[Any]:
+        if isinstance(names, str):
+            return ctx.queue(names).get()
+        return ctx.select(*(race(n) for n in names))
+
+    seen: list[Any] = []
+    if races is not None:
+        await ctx.wait_event("go")
+        for names in races:
+            seen.append(_value((await ctx.select(race(names), ctx.sleep(0))).value))
+        ctx.set_kv_value("seen", json.dumps([v for v in seen if v is not None]))
+        ctx.continue_as_new(None)
+    for name in NAMES:
+        while (won := await ctx.select(ctx.queue(name).get(), ctx.sleep(0))).index == 0:
+            seen.append(won.value)
+    return seen
+
+
+@orchestration(name="nested generator")
+def nesting_generator(
+    ctx: OrchestrationContext, races: list[Nested] | None
+) -> Generator[Any, Any, list[Any]]:
+    """The same, as a generator."""
+
+    def race(names: Any) -> Any:
+        if isinstance(names, str):
+            return ctx.dequeue_event(names)
+        return ctx.race(*(race(n) for n in names))
+
+    seen: list[Any] = []
+    if races is not None:
+        yield ctx.wait_for_event("go")
+        for names in races:
+            seen.append(_value((yield ctx.race(race(names), ctx.schedule_timer(0)))))
+        ctx.set_kv_value("seen", json.dumps([v for v in seen if v is not None]))
+        yield ctx.continue_as_new(None)
+    for name in NAMES:
+        won = yield ctx.race(ctx.dequeue_event(name), ctx.schedule_timer(0))
+        while won["index"] == 0:
+            seen.append(won["value"])
+            won = yield ctx.race(ctx.dequeue_event(name), ctx.schedule_timer(0))
+    return seen
+
+
+@pytest.mark.parametrize("code", [nesting, nesting_generator], ids=lambda code: code.name)
+@given(st.lists(NESTED, max_size=6), SENT)
+@example([["a", ["b", "a"]]], ["a", "b", "a"])
+def test_races_in_races_leave_every_message_that_their_winner_is_not(
+    code: OrchestrationDef[..., Any], races: list[Nested], names: list[str]
+) -> None:
+    world = World(code)
+    handle = world.start(code, races)
+    sent = [[name, i] for i, name in enumerate(names)]
+    for name, i in sent:
+        handle.enqueue(str(name), [name, i])
+    handle.raise_event("go")
+    seen = json.loads(handle.key_values["seen"])
+    assert sorted(seen + handle.output, key=lambda m: m[1]) == sent
+    handle.assert_replays()
+
+
+def test_a_message_that_was_seen_itself_is_not_given_back_by_the_race_that_it_won() -> None:
+    @orchestration
+    async def seeing(ctx: OrchestrationContext, _: Any = None) -> list[Any]:
+        await ctx.wait_event("go")
+        read = ctx.queue("q").get()
+        race = ctx.select(read, ctx.wait_event("never"))
+        value = await read
+        won = await ctx.select(ctx.spawn(_done()), race)
+        return [won.index, value, (await race).value, await ctx.queue("q").get()]
+
+    @orchestration
+    async def losing(ctx: OrchestrationContext, _: Any = None) -> list[Any]:
+        await ctx.wait_event("go")
+        read = ctx.queue("q").get()
+        both = ctx.gather(read, ctx.gather())
+        won = await ctx.select(ctx.spawn(_done()), both)
+        return [won.index, read.cancelled(), both.cancelled(), await ctx.queue("q").get()]
+
+    for code, expected in ((seeing, [0, 1, 1, 2]), (losing, [0, True, True, 1])):
+        world = World(code)
+        handle = world.start(code)
+        handle.enqueue("q", 1)
+        handle.enqueue("q", 2)
+        handle.raise_event("go")
+        assert handle.output == expected
+        handle.assert_replays()
