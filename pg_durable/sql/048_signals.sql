@@ -44,7 +44,9 @@ create table df._signal_waiters (
 comment on table df._signal_waiters is 'Who waits for a signal that has not been sent';
 
 -- The message to a waiter: a queue of the engine is named after the wait.
-create function df._send_signal(p_engine_id text, p_waiter_key text, p_answer text) returns void
+create function df._send_signal(
+    p_engine_id text, p_waiter_key text, p_answer text, p_visible_at timestamptz default null
+) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -52,12 +54,13 @@ begin
     perform duroxide.send_v1(
         p_engine_id, 6::smallint,
         '{"QueueMessage":{"instance":' || to_json(p_engine_id)::text || ',"name":' || to_json(p_waiter_key)::text
-        || ',"data":' || to_json(p_answer)::text || '}}'
+        || ',"data":' || to_json(p_answer)::text || '}}',
+        p_visible_at
     );
 end
 $$;
 
-comment on function df._send_signal(text, text, text) is 'Tells a waiter';
+comment on function df._send_signal(text, text, text, timestamptz) is 'Tells a waiter';
 
 -- What a wait is answered: the number of the signal and what it carries.
 create function df._signal_answer(p_seq bigint, p_data text) returns text
@@ -247,7 +250,7 @@ $$;
 
 comment on function df._unclaim_signal_v1(text, text) is 'Gives up waiting for a signal';
 
-revoke execute on function df._send_signal(text, text, text) from public;
+revoke execute on function df._send_signal(text, text, text, timestamptz) from public;
 revoke execute on function df._deliver_signals() from public;
 revoke execute on function df._prune_signals(text, text, bigint) from public;
 revoke execute on function df._claim_signal_v1(text, text, text, bigint, text, text, boolean) from public;

@@ -1824,7 +1824,9 @@ create table df._signal_waiters (
 comment on table df._signal_waiters is 'Who waits for a signal that has not been sent';
 
 -- The message to a waiter: a queue of the engine is named after the wait.
-create function df._send_signal(p_engine_id text, p_waiter_key text, p_answer text) returns void
+create function df._send_signal(
+    p_engine_id text, p_waiter_key text, p_answer text, p_visible_at timestamptz default null
+) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1832,12 +1834,13 @@ begin
     perform duroxide.send_v1(
         p_engine_id, 6::smallint,
         '{"QueueMessage":{"instance":' || to_json(p_engine_id)::text || ',"name":' || to_json(p_waiter_key)::text
-        || ',"data":' || to_json(p_answer)::text || '}}'
+        || ',"data":' || to_json(p_answer)::text || '}}',
+        p_visible_at
     );
 end
 $$;
 
-comment on function df._send_signal(text, text, text) is 'Tells a waiter';
+comment on function df._send_signal(text, text, text, timestamptz) is 'Tells a waiter';
 
 -- What a wait is answered: the number of the signal and what it carries.
 create function df._signal_answer(p_seq bigint, p_data text) returns text
@@ -2027,7 +2030,7 @@ $$;
 
 comment on function df._unclaim_signal_v1(text, text) is 'Gives up waiting for a signal';
 
-revoke execute on function df._send_signal(text, text, text) from public;
+revoke execute on function df._send_signal(text, text, text, timestamptz) from public;
 revoke execute on function df._deliver_signals() from public;
 revoke execute on function df._prune_signals(text, text, bigint) from public;
 revoke execute on function df._claim_signal_v1(text, text, text, bigint, text, text, boolean) from public;
@@ -2487,6 +2490,9 @@ comment on function df.run(text) is 'Lets workers look for work at once. Never n
 
 -- The trigger's side: with the owner's rights, on an instance that the policy let the caller name.
 
+-- What is sent to a workflow that is to start later is due together with its start: the engine keeps messages
+-- to an instance that it does not know for minutes only.
+
 -- The lock is the one for which steps that are about to commit have to wait, and that waits for them.
 create function df._send_cancel(p_instance_id text, p_reason text) returns void
 language plpgsql
@@ -2494,8 +2500,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_status text;
+    v_due timestamptz;
 begin
-    select i.status into v_status from df.instances as i where i.id = p_instance_id for update;
+    select i.status, case when i.start_at > clock_timestamp() then i.start_at end into v_status, v_due
+    from df.instances as i where i.id = p_instance_id for update;
     if v_status not in ('pending', 'running') then
         return;
     end if;
@@ -2507,7 +2515,8 @@ begin
     perform duroxide.send_v1(
         p_instance_id, 8::smallint,
         '{"CancelInstance":{"instance":' || to_json(p_instance_id)::text
-        || ',"reason":' || to_json(p_reason)::text || '}}'
+        || ',"reason":' || to_json(p_reason)::text || '}}',
+        v_due
     );
 end
 $$;
@@ -2519,13 +2528,17 @@ create function df._send_pause(p_instance_id text, p_paused boolean) returns voi
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_start_at timestamptz;
 begin
     update df.instances as i
     set paused_at = case when p_paused then clock_timestamp() end, updated_at = clock_timestamp()
-    where i.id = p_instance_id and i.status in ('pending', 'running') and (i.paused_at is null) = p_paused;
+    where i.id = p_instance_id and i.status in ('pending', 'running') and (i.paused_at is null) = p_paused
+    returning i.start_at into v_start_at;
     if found then
         perform df._send_signal(
-            p_instance_id, 'pg_durable::pause', case when p_paused then '{"paused":true}' else '{"paused":false}' end
+            p_instance_id, 'pg_durable::pause', case when p_paused then '{"paused":true}' else '{"paused":false}' end,
+            case when v_start_at > clock_timestamp() then v_start_at end
         );
     end if;
 end
