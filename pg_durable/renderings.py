@@ -168,6 +168,8 @@ def _column(reference: Reference, row: JsonValue, results: Mapping[str, str]) ->
     if reference.field is None:
         return next(iter(row.values()), None)
     if reference.field not in row:
+        if reference.null_safe:
+            return None
         available = ", ".join(sorted(row))
         raise SubstitutionError(
             f"{reference.strict_text}: result has no field '{reference.field}' "

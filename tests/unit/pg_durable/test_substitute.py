@@ -86,6 +86,7 @@ def raw(template: str, **variables: str) -> str:
         ("id = ANY($batch)", 'id = ANY(\'{"1","2"}\'::bigint[])'),
         ("id = any ( /* all */ $batch? )", 'id = any ( /* all */ \'{"1","2"}\'::bigint[] )'),
         ("id = SOME($batch.id)", 'id = SOME(\'{"1","2"}\'::bigint[])'),
+        ("id = ANY($batch.none?)", "id = ANY('{NULL,NULL}')"),
         ("id <> ALL($empty)", "id <> ALL('{}'::bigint[])"),
         ("id = ANY($items)", 'id = ANY(\'{"1","2"}\')'),
         ("id = ANY($arr)", 'id = ANY(\'{"1",NULL,"3"}\'::integer[])'),
