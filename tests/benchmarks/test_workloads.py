@@ -21,7 +21,8 @@ def test_a_workload_runs(name: str, database: Database) -> None:
     small = replace(workload, count=min(workload.count, 6), argument=argument)
     report = asyncio.run(run(name, small, database.dsn, "benchmark"))
     assert report.orchestrations == small.count
-    assert 0 < report.latency_p50_ms <= report.latency_p95_ms <= report.latency_p99_ms
+    assert 0 <= report.latency_p50_ms <= report.latency_p95_ms <= report.latency_p99_ms
+    assert report.latency_p99_ms > 0  # of timers it is how late they are
     assert report.commits_each > 0
     assert report.statements_each > 0
     assert report.wal_bytes_each > 100
