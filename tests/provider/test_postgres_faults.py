@@ -286,60 +286,6 @@ async def test_of_an_id_that_the_server_can_not_take_there_is_nothing(
 
 
 HOOK = """
-create table speed (seconds float);
-insert into speed values (60);
-create function slow(text[], bigint[], text[], text[], text[], text[], boolean) returns text[]
-language sql as $$ select '{}'::text[] from pg_sleep((select seconds from public.speed)); $$
-"""
-
-
-async def test_a_commit_that_takes_longer_than_it_may_is_sent_again_and_applied_once(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(provider_module._SESSION, "statement_timeout", "50ms")
-    migrate.upgrade(database.dsn)
-    with psycopg.connect(database.dsn, autocommit=True) as connection:
-        connection.execute(SLOW_HOOK)
-        provider = PostgresProvider(database.dsn, commit_hook="public.slow")
-        (leased,) = await started(provider, "a")
-        turn = turn_of(leased)
-        with pytest.raises(ProviderError, match="statement timeout") as raised:
-            await provider.commit([turn])
-        assert raised.value.retryable
-        connection.execute("update speed set seconds = 0")
-    (result,) = await provider.commit([turn])
-    assert result.code is CommitCode.APPLIED
-    assert await count(database.dsn, "history_log") == 1
-    await provider.close()
-
-
-async def test_a_value_that_can_not_be_sent_stops_nobody_else(provider: PostgresProvider) -> None:
-    broken = Message(
-        instance_id="b", kind=MessageKind.EVENT, body="", visible_at_ms=cast("int", 1.5)
-    )
-    items = [Enqueue(message=message("a", "start")), Enqueue(message=broken)]
-    items.append(Enqueue(message=message("c", "start")))
-    codes = [result.code for result in await provider.commit(items)]
-    assert codes == [CommitCode.APPLIED, CommitCode.REFUSED, CommitCode.APPLIED]
-    assert [leased.instance_id for leased in await started(provider, "d", "e")] == ["a", "c"]
-
-
-@pytest.mark.parametrize("odd", ["a\0b", "a\ud800b"])
-async def test_an_id_that_no_store_can_keep_is_refused_in_words(
-    provider: PostgresProvider, odd: str
-) -> None:
-    for question in (
-        provider.read_status([odd]),
-        provider.read_history(odd),
-        provider.read_key_values(odd),
-    ):
-        with pytest.raises(ProviderError) as refused:
-            await question
-        assert not refused.value.retryable
-    await provider.read_status(["fine"])
-
-
-HOOK = """
 create function {name}(ids text[], executions bigint[], names text[], statuses text[], outputs text[],
                        projections text[], wait boolean) returns text[]
 language plpgsql as $$
