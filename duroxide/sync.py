@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 from duroxide.client import AsyncClient, caller_transactions
 from duroxide.errors import ClientError, ProviderError, WaitTimeout
-from duroxide.outgoing import Request, Sent, Signal
+from duroxide.outgoing import Request, Sent, Signal, check_text
 from duroxide.portal import shared_portal
 from duroxide.providers import base
 from duroxide.results import OrchestrationResult, decoded
@@ -79,7 +79,11 @@ class Client(BlockingManagement):
 
     def start_orchestration(self, instance_id: str, name: str, input: Any = None) -> None:  # noqa: A002 - the SDK's name
         """Ask for an instance; an id that was started before is left as it is."""
-        self._call(self._client.start_raw(name, SDK_JSON.encode(input), instance_id=instance_id))
+        text = SDK_JSON.encode(input)
+        given = check_text(
+            "instance id", instance_id
+        )  # here None is a mistake, not a wish for an id
+        self._call(self._client.start_raw(name, text, instance_id=given))
 
     def start_orchestration_versioned(
         self,
@@ -89,7 +93,8 @@ class Client(BlockingManagement):
         version: str,
     ) -> None:
         text = SDK_JSON.encode(input)
-        self._call(self._client.start_raw(name, text, instance_id=instance_id, version=version))
+        given = check_text("instance id", instance_id)
+        self._call(self._client.start_raw(name, text, instance_id=given, version=version))
 
     start_orchestration_typed = start_orchestration
     start_orchestration_versioned_typed = start_orchestration_versioned
