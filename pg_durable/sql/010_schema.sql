@@ -56,14 +56,16 @@ create table df.nodes (
     updated_at timestamptz default now(),
     status_details jsonb,
     options jsonb,
+    result_from varchar(8),
     constraint nodes_pkey primary key (instance_id, id)
 ) with (fillfactor = 50);
 
 comment on table df.nodes is 'The graph of every instance, one row per node';
 comment on column df.nodes.status is 'pending, running, completed or failed, as last written; df.instance_nodes infers more';
-comment on column df.nodes.result is 'The result document; of a failed node the error text as a JSON string';
+comment on column df.nodes.result is 'The result document; of a failed node the error text as a JSON string; see result_from';
 comment on column df.nodes.error is 'The error text of a failed node';
 comment on column df.nodes.status_details is '{"execution_id": "<orchestration>::<generation>"}, and "error" with details of a failure';
+comment on column df.nodes.result_from is 'The node that has this one''s result, where it is too large to be kept at every ancestor';
 comment on column df.nodes.options is 'Options of df.sql: tx, isolation, read_only, deferrable, timeout_seconds, retries, on_ambiguous';
 
 -- NOT VALID: enforced for new rows, and restoring or adding them never scans a large table.

@@ -20,9 +20,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
-        select n.result::text
+        select coalesce(n.result, s.result)::text
         from df.instances as i
         join df.nodes as n on n.instance_id = i.id and n.id = i.root_node
+        left join df.nodes as s on s.instance_id = n.instance_id and s.id = n.result_from
         -- The root is completed too where a df.break() outside of a loop made the workflow fail.
         where i.id = result.instance_id and i.status = 'completed' and n.status = 'completed'
     );

@@ -146,9 +146,10 @@ language sql volatile strict
 set search_path = pg_catalog, pg_temp
 as $$
     select
-        n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status, n.result::text,
-        n.status_details::text, f.status, f.ancestor, n.updated_at
+        n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status,
+        coalesce(n.result, s.result)::text, n.status_details::text, f.status, f.ancestor, n.updated_at
     from df.nodes as n
+    left join df.nodes as s on s.instance_id = n.instance_id and s.id = n.result_from
     join df._inferred(instance_id_param) as f on f.id = n.id
     where n.instance_id = instance_id_param
 $$;
@@ -165,8 +166,9 @@ set search_path = pg_catalog, pg_temp
 as $$
     select
         1::bigint, n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status,
-        n.result::text, n.updated_at
+        coalesce(n.result, s.result)::text, n.updated_at
     from df.nodes as n
+    left join df.nodes as s on s.instance_id = n.instance_id and s.id = n.result_from
     where n.instance_id = instance_id_param
 $$;
 

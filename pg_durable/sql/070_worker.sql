@@ -78,8 +78,8 @@ $$;
 
 comment on function df._node_details(text, text, jsonb, jsonb) is 'What status_details of a node says';
 
--- Writes node records. `source` names the node whose result is copied; one that is written by the same
--- records counts as written.
+-- Writes node records. `source` names the node whose result is copied, or named in result_from if it takes more
+-- than 8 KiB; one that is written by the same records counts as written.
 create function df._write_nodes(p_records jsonb) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -96,6 +96,7 @@ begin
                 when 'completed' then df._document(r.result)
                 when 'failed' then to_jsonb(coalesce(r.error ->> 'message', r.result))
             end,
+            result_from = null,
             error = case when r.status = 'failed' then coalesce(r.error ->> 'message', r.result) end,
             status_details = df._node_details(r.status, r.stamp, r.details, r.error),
             updated_at = clock_timestamp()
@@ -122,7 +123,9 @@ begin
     ),
     -- Once, and not once for each record.
     copied as materialized (
-        select c.instance, c.node, coalesce(df._document(r.result), n.result) as result
+        select
+            c.instance, c.node, coalesce(df._document(r.result), n.result) as result,
+            case when r.node is null and n.result is null then n.result_from else c.source end as source
         from chain as c
         left join record as r on r.instance = c.instance and r.node = c.source
         left join df.nodes as n on n.instance_id = c.instance and n.id = c.source
@@ -131,8 +134,13 @@ begin
     update df.nodes as n
     set status = r.status,
         result = case r.status
-            when 'completed' then coalesce(df._document(r.result), c.result)
+            when 'completed'
+                then coalesce(df._document(r.result), case when pg_column_size(c.result) <= 8192 then c.result end)
             when 'failed' then to_jsonb(coalesce(r.error ->> 'message', r.result))
+        end,
+        result_from = case
+            when r.status = 'completed' and r.result is null and coalesce(pg_column_size(c.result) > 8192, true)
+                then c.source
         end,
         error = case when r.status = 'failed' then coalesce(r.error ->> 'message', r.result) end,
         status_details = df._node_details(r.status, r.stamp, r.details, r.error),

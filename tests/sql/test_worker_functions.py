@@ -115,6 +115,50 @@ def test_the_last_turn_ends_it_with_results_that_may_be_copies_of_copies(
     ) == 3  # fmt: skip
 
 
+def test_a_large_result_is_kept_once(alice: Connection, owner: Connection) -> None:
+    """The nodes that pass it on name the one that has it, written by the same records or before."""
+    i = start(alice, "('A' ~> 'B') ~> 'C'")
+    n = ids(owner, i)
+    (root, inner) = (
+        row[0]
+        for row in rows(
+            owner,
+            "select n.id from df.nodes as n join df.instances as i on i.id = n.instance_id"
+            " where i.id = %s and node_type = 'THEN' order by n.id = i.root_node desc",
+            i,
+        )
+    )
+    large = json.dumps({"rows": [{"v": "".join(map(str, range(20_000)))}], "row_count": 1})
+    done = [
+        record(inner, "completed", i, result_from=n["B"]),
+        record(n["B"], "completed", i, result=large),
+    ]
+    assert project(owner, (i, "Running", None, [done])) == []
+    assert project(owner, (i, "Completed", "out", [record(root, "completed", i, result_from=inner)])) == []  # fmt: skip
+    kept = "select id, result_from, result is not null from df.nodes where instance_id = %s and status = 'completed'"
+    assert set(rows(owner, kept, i)) == {
+        (n["B"], None, True),
+        (inner, n["B"], False),
+        (root, n["B"], False),
+    }
+    assert json.loads(value(alice, "select df.result(%s)", i)) == json.loads(large)
+    shown = rows(alice, "select node_id, result from df.instance_nodes(%s)", i)
+    older = rows(alice, "select node_id, result from df.instance_nodes(%s, 1)", i)
+    for node, result in (*shown, *older):
+        assert (result is not None) == (node in (n["B"], inner, root))
+        assert result is None or json.loads(result) == json.loads(large)
+    # In the next iteration of a loop around it the result is a small one.
+    again = [
+        record(inner, "completed", i, result_from=n["B"]),
+        record(n["B"], "completed", i, result="7"),
+    ]
+    assert project(owner, (i, "Running", None, [[record(inner, "running", i)]])) == []
+    assert project(owner, (i, "Running", None, [again])) == []
+    assert nodes(owner, i)["B"][1] == 7
+    assert value(owner, "select result_from from df.nodes where id = %s", inner) is None
+    assert value(owner, "select result from df.nodes where id = %s", inner) == 7
+
+
 def test_a_result_is_copied_from_a_row_that_was_written_before(
     alice: Connection, owner: Connection
 ) -> None:

@@ -56,14 +56,16 @@ create table df.nodes (
     updated_at timestamptz default now(),
     status_details jsonb,
     options jsonb,
+    result_from varchar(8),
     constraint nodes_pkey primary key (instance_id, id)
 ) with (fillfactor = 50);
 
 comment on table df.nodes is 'The graph of every instance, one row per node';
 comment on column df.nodes.status is 'pending, running, completed or failed, as last written; df.instance_nodes infers more';
-comment on column df.nodes.result is 'The result document; of a failed node the error text as a JSON string';
+comment on column df.nodes.result is 'The result document; of a failed node the error text as a JSON string; see result_from';
 comment on column df.nodes.error is 'The error text of a failed node';
 comment on column df.nodes.status_details is '{"execution_id": "<orchestration>::<generation>"}, and "error" with details of a failure';
+comment on column df.nodes.result_from is 'The node that has this one''s result, where it is too large to be kept at every ancestor';
 comment on column df.nodes.options is 'Options of df.sql: tx, isolation, read_only, deferrable, timeout_seconds, retries, on_ambiguous';
 
 -- NOT VALID: enforced for new rows, and restoring or adding them never scans a large table.
@@ -2733,9 +2735,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
-        select n.result::text
+        select coalesce(n.result, s.result)::text
         from df.instances as i
         join df.nodes as n on n.instance_id = i.id and n.id = i.root_node
+        left join df.nodes as s on s.instance_id = n.instance_id and s.id = n.result_from
         -- The root is completed too where a df.break() outside of a loop made the workflow fail.
         where i.id = result.instance_id and i.status = 'completed' and n.status = 'completed'
     );
@@ -3022,9 +3025,10 @@ language sql volatile strict
 set search_path = pg_catalog, pg_temp
 as $$
     select
-        n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status, n.result::text,
-        n.status_details::text, f.status, f.ancestor, n.updated_at
+        n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status,
+        coalesce(n.result, s.result)::text, n.status_details::text, f.status, f.ancestor, n.updated_at
     from df.nodes as n
+    left join df.nodes as s on s.instance_id = n.instance_id and s.id = n.result_from
     join df._inferred(instance_id_param) as f on f.id = n.id
     where n.instance_id = instance_id_param
 $$;
@@ -3041,8 +3045,9 @@ set search_path = pg_catalog, pg_temp
 as $$
     select
         1::bigint, n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status,
-        n.result::text, n.updated_at
+        coalesce(n.result, s.result)::text, n.updated_at
     from df.nodes as n
+    left join df.nodes as s on s.instance_id = n.instance_id and s.id = n.result_from
     where n.instance_id = instance_id_param
 $$;
 
@@ -3860,8 +3865,8 @@ $$;
 
 comment on function df._node_details(text, text, jsonb, jsonb) is 'What status_details of a node says';
 
--- Writes node records. `source` names the node whose result is copied; one that is written by the same
--- records counts as written.
+-- Writes node records. `source` names the node whose result is copied, or named in result_from if it takes more
+-- than 8 KiB; one that is written by the same records counts as written.
 create function df._write_nodes(p_records jsonb) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -3878,6 +3883,7 @@ begin
                 when 'completed' then df._document(r.result)
                 when 'failed' then to_jsonb(coalesce(r.error ->> 'message', r.result))
             end,
+            result_from = null,
             error = case when r.status = 'failed' then coalesce(r.error ->> 'message', r.result) end,
             status_details = df._node_details(r.status, r.stamp, r.details, r.error),
             updated_at = clock_timestamp()
@@ -3904,7 +3910,9 @@ begin
     ),
     -- Once, and not once for each record.
     copied as materialized (
-        select c.instance, c.node, coalesce(df._document(r.result), n.result) as result
+        select
+            c.instance, c.node, coalesce(df._document(r.result), n.result) as result,
+            case when r.node is null and n.result is null then n.result_from else c.source end as source
         from chain as c
         left join record as r on r.instance = c.instance and r.node = c.source
         left join df.nodes as n on n.instance_id = c.instance and n.id = c.source
@@ -3913,8 +3921,13 @@ begin
     update df.nodes as n
     set status = r.status,
         result = case r.status
-            when 'completed' then coalesce(df._document(r.result), c.result)
+            when 'completed'
+                then coalesce(df._document(r.result), case when pg_column_size(c.result) <= 8192 then c.result end)
             when 'failed' then to_jsonb(coalesce(r.error ->> 'message', r.result))
+        end,
+        result_from = case
+            when r.status = 'completed' and r.result is null and coalesce(pg_column_size(c.result) > 8192, true)
+                then c.source
         end,
         error = case when r.status = 'failed' then coalesce(r.error ->> 'message', r.result) end,
         status_details = df._node_details(r.status, r.stamp, r.details, r.error),
