@@ -23,6 +23,8 @@ from httpcore import AnyIOBackend, AsyncNetworkBackend, AsyncNetworkStream
 from pg_durable.egress import Address, Blocked, Policy, Target
 
 CONNECT_TIMEOUT_S = 10.0
+MAX_HEADER_BYTES = 64 * 1024
+"""Of names and values, in a request and in a response."""
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[Address]]]
 """The addresses of a name, for a port; OSError if there are none."""
@@ -131,7 +133,7 @@ class HttpClient:
 
         Raises:
             Blocked: the address is not allowed.
-            ResponseTooLarge: the body exceeds the limit.
+            ResponseTooLarge: the body or the headers exceed the limit.
             httpcore.ConnectError, httpcore.ConnectTimeout: there is no connection.
             httpcore.ProtocolError, httpcore.NetworkError, httpcore.TimeoutException: it broke.
         """
@@ -161,6 +163,11 @@ class HttpClient:
                 extensions={"timeout": {"connect": CONNECT_TIMEOUT_S}},
             ) as response,
         ):
+            header_bytes = sum(len(name) + len(value) for name, value in response.headers)
+            if header_bytes > MAX_HEADER_BYTES:
+                raise ResponseTooLarge(
+                    f"the response's headers are {header_bytes} bytes, more than the limit of {MAX_HEADER_BYTES}"
+                )
             chunks: list[bytes] = []
             size = 0
             async for chunk in response.aiter_stream():

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pg_durable.steps.httpclient import MAX_HEADER_BYTES
+
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"})
 MULTIPART_METHODS = frozenset({"POST", "PUT", "PATCH"})
 MAX_REQUEST_BYTES = 10 * 1024 * 1024
-MAX_HEADER_BYTES = 64 * 1024
 MAX_TIMEOUT_S = 3600
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -108,6 +109,10 @@ def read_headers(value: Any) -> dict[str, tuple[str, ...]]:
             raise InvalidRequest(f"header name {name!r} is not a token")
         if name.lower() in _RESERVED or name.lower().startswith("proxy-"):
             raise InvalidRequest(f"header '{name}' is set by the client and can't be given")
+        if name.lower() in headers:
+            raise InvalidRequest(
+                f"header '{name}' is given twice, in two spellings; give its values as a list"
+            )
         headers[name.lower()] = tuple(_header_value(name, item) for item in values)
     size = sum(len(name) + len(item) for name, items in headers.items() for item in items)
     if size > MAX_HEADER_BYTES:

@@ -29,6 +29,7 @@ class Server:
         default_factory=threading.Event
     )  # who asked for /hold has hung up
     port: int = 0
+    more_headers: int = 0
 
     @property
     def url(self) -> str:
@@ -54,6 +55,8 @@ def server() -> Iterator[Server]:
                 self.send_header("Content-Length", str(len(body)))
             if 300 <= status < 400:
                 self.send_header("Location", "/elsewhere")
+            for number in range(told.more_headers):
+                self.send_header(f"X-{number:04}", "x" * 994)  # a thousand bytes
             self.end_headers()
             try:
                 self.wfile.write(body)
@@ -135,6 +138,16 @@ def test_a_response_above_the_limit_fails_and_names_it(web: Workflows, server: S
     error = web.fail(f"df.http('{server.url}/large', 'GET')")
     assert str(LIMIT) in error
     assert "http_max_response_bytes" in error
+
+
+def test_headers_above_the_limit_fail_and_say_so(web: Workflows, server: Server) -> None:
+    """df-execution 12.31: limits."""
+    server.answers["/x"] = (200, b"")
+    for server.more_headers in (65, 66):
+        outcome = web.wait(instance := web.start(f"df.http('{server.url}/x', 'GET')"))
+        assert outcome == ("completed" if server.more_headers == 65 else "failed")
+    server.more_headers = 0
+    assert "more than the limit of 65536" in str(web.error(instance))
 
 
 def test_a_request_that_loses_its_race_ends(web: Workflows, server: Server) -> None:

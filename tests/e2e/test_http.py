@@ -185,6 +185,7 @@ def test_a_multipart_body_can_not_be_broken_out_of(workflows: Workflows, site: S
         ({"url": "http://localhost/", "method": "BREW"}, "Unsupported HTTP method: BREW"),
         ({"url": "http://x/", "method": "GET", "headers": {"A": "b\r\nC: d"}}, "line break"),
         ({"url": "http://x/", "method": "GET", "headers": {"Host": "y"}}, "set by the client"),
+        ({"url": "http://x/", "method": "GET", "headers": {"X-A": 1, "x-a": 2}}, "given twice"),
         ({"url": "http://x/", "method": "GET", "timeout_seconds": 0}, "between 1 and 3600"),
     ],
 )
