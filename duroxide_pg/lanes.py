@@ -27,7 +27,7 @@ from duroxide.providers.eager import EagerChoice
 from duroxide_pg.batches import BUSY, MAX_ITEMS, Answer, Batch, split
 from duroxide_pg.connections import HotConnection, Pauses, explain
 from duroxide_pg.queries import Statement
-from duroxide_pg.sqlstate import Verdict, remedy_of, verdict
+from duroxide_pg.sqlstate import Verdict, is_lost, remedy_of, verdict
 from duroxide_pg.tokens import process_name
 
 logger = logging.getLogger("duroxide_pg")
@@ -45,6 +45,7 @@ class Sent:
 
     batch: Batch
     number: int
+    may_be_applied: bool = False  # some try of it has no answer
 
 
 @dataclass(slots=True)
@@ -241,26 +242,29 @@ class CommitLane:
             try:
                 (row,) = await self._connection.fetch(self._statement, parameters)
             except (psycopg.Error, ProviderError) as error:
-                failure = self._judge(attempt, error)
+                failure = self._judge(attempt, sent, error)
                 if attempt_number == TRIES or not failure.retryable:
+                    if (
+                        not sent.may_be_applied
+                    ):  # others need not wait for it, and go under higher numbers
+                        attempt.sent = None
                     raise failure from error
                 await pauses.next()
             except BaseException:
-                self._unsettled = attempt
+                sent.may_be_applied, self._unsettled = True, attempt
                 raise
             else:
                 return Answer.of(row)
         raise AssertionError("unreachable")
 
-    def _judge(self, attempt: Attempt, error: Exception) -> ProviderError:
+    def _judge(self, attempt: Attempt, sent: Sent, error: Exception) -> ProviderError:
         if isinstance(error, ProviderError):  # could not connect: nothing was sent
             return error
         assert isinstance(error, psycopg.Error)
-        match verdict(error):
-            case Verdict.REFUSE:
-                raise _Refused(_words(error)) from error
-            case Verdict.RETRY:
-                self._unsettled = attempt  # it may have been applied
+        if verdict(error) is Verdict.REFUSE:
+            raise _Refused(_words(error)) from error
+        if is_lost(error):
+            sent.may_be_applied, self._unsettled = True, attempt
         return explain("commit", error)
 
     def _narrow(self, attempt: Attempt, batch: Batch, words: str) -> None:

@@ -23,24 +23,32 @@ _AGAIN = frozenset(
     }
 )
 _SCHEMA = frozenset({"3F000"})
-_REFUSE_CLASSES = frozenset(
+_RETRY_CLASSES = frozenset(
     {
-        "22",  # data that a type can't hold
-        "23",  # a constraint
-        "54",  # larger than the server can take
-        # What a commit hook, or a trigger of somebody's, says of an item: the others must not wait for it.
-        "21",
-        "2F",
-        "38",
-        "39",
-        "44",
-        "P0",
+        "08",  # the connection
+        "25",  # a server that takes no changes now
+        "28",  # logging in
+        "3D",  # a database that is being restored
+        "40",
+        "53",  # no space, no memory, no connection
+        "55",  # a lock that did not come
+        "57",  # an operator, or a time-out
+        "58",  # the machine
+        "72",  # a snapshot that is too old
+        "F0",
+        "HV",  # another server, behind a hook
+        "XX",
     }
 )
+_GIVEN_UP = "PD003"  # our own: another number of the batch is to be tried
 
 
 def verdict(error: psycopg.Error) -> Verdict:
-    """Judge an error of one of our own statements; what we do not know may be tried again."""
+    """Judge an error of one of our own statements.
+
+    What is neither the server's trouble nor the schema's is said of the data: by a type, a constraint, a
+    trigger of somebody's, or a commit hook with a code of its own.
+    """
     state = error.sqlstate
     if state is None:
         # The client library itself: data that it can't send, or a connection that it lost.
@@ -50,9 +58,15 @@ def verdict(error: psycopg.Error) -> Verdict:
         return Verdict.AGAIN
     if state.startswith("42") or state in _SCHEMA:
         return Verdict.SCHEMA
-    if state[:2] in _REFUSE_CLASSES:
-        return Verdict.REFUSE
-    return Verdict.RETRY
+    if state[:2] in _RETRY_CLASSES or state == _GIVEN_UP:
+        return Verdict.RETRY
+    return Verdict.REFUSE
+
+
+def is_lost(error: psycopg.Error) -> bool:
+    """Whether there is no answer: the statement may have been carried out, or may be still."""
+    state = error.sqlstate
+    return state is None or state.startswith(("08", "57P"))
 
 
 def remedy_of(error: psycopg.Error) -> str:

@@ -299,7 +299,10 @@ $$
 """
 
 
-@pytest.mark.parametrize("state", ["P0001", "P0002", "P0004", "21000", "22012", "23505", "44000"])
+@pytest.mark.parametrize(
+    "state",
+    ["P0001", "P0002", "P0004", "21000", "22012", "23505", "44000", "AB123", "PD001", "0A001"],
+)
 async def test_an_instance_that_the_commit_hook_refuses_fails_alone(
     installed_dsn: str, state: str
 ) -> None:
@@ -317,6 +320,54 @@ async def test_an_instance_that_the_commit_hook_refuses_fails_alone(
         CommitCode.APPLIED,
     ]
     assert "not this one" in str(results[1].error)
+    await provider.close()
+
+
+@pytest.mark.parametrize("state", ["57014", "XX000", "40001"])
+async def test_a_hook_that_never_succeeds_holds_up_nobody_else(
+    installed_dsn: str, state: str
+) -> None:
+    """The server has answered, so that nothing was written, and nothing has to be settled first."""
+    empty(installed_dsn)
+    name = f"public.never_{state.lower()}"
+    with psycopg.connect(installed_dsn) as connection:
+        connection.execute(HOOK.format(name=name, state=state).encode())
+    provider = PostgresProvider(installed_dsn, commit_hook=name)
+    await provider.start()
+    leased = {turn.instance_id: turn for turn in await started(provider, "bad", "c")}
+    bad, fine = turn_of(leased["bad"]), turn_of(leased["c"])
+    for _ in range(2):
+        with pytest.raises(ProviderError) as failed:
+            await provider.commit([bad])
+        assert failed.value.retryable
+        (result,) = await provider.commit([fine])
+        assert result.ok
+    with psycopg.connect(installed_dsn) as connection:
+        connection.execute(
+            HOOK.format(name=name, state=state)
+            .replace("create", "create or replace", 1)
+            .replace("'bad' =", "'none' =")
+            .encode()
+        )
+    (result,) = await provider.commit([bad])  # which goes on under a number of its own
+    assert result.ok
+    await provider.close()
+
+
+async def test_a_hook_that_names_nobody_as_locked_loses_nothing(installed_dsn: str) -> None:
+    empty(installed_dsn)
+    with psycopg.connect(installed_dsn) as connection:
+        connection.execute(
+            HOOK.format(name="public.naming_nobody", state="P0001")
+            .replace("return array(", "return array[null]::text[] || array(")
+            .encode()
+        )
+    provider = PostgresProvider(installed_dsn, commit_hook="public.naming_nobody")
+    await provider.start()
+    (leased,) = await started(provider, "a")
+    (result,) = await provider.commit([turn_of(leased)])
+    assert result.code is CommitCode.APPLIED
+    assert "a" in await provider.read_status(["a"])
     await provider.close()
 
 

@@ -271,6 +271,7 @@ begin
         execute format('select %s($1, $2, $3, $4, $5, $6, $7)', p_hook::regproc)
            into v_busy
           using v_told, v_executions, v_names, v_statuses, v_outputs, v_projections, p_hook_wait;
+        v_busy := array_remove(v_busy, null);
         if cardinality(v_busy) > 0 then
             v_all := false;
             select array_agg(case when i = any (v_busy) then 5 else code end::smallint order by ordinal)
