@@ -30,6 +30,34 @@ $$;
 
 comment on function df._children(text, text, text, text) is 'The children of a node in reading order';
 
+-- Whether the nodes of an instance can be walked through: none has two parents, the root has none, and
+-- configuration can be read. Those that df.start has written can; the worker refuses others.
+create function df._is_tree(p_instance_id text) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return not exists (
+        select
+        from (
+            select c.id
+            from df.nodes as n
+            cross join lateral df._children(n.node_type, n.query, n.left_node, n.right_node) as c
+            where n.instance_id = p_instance_id
+            union all
+            select i.root_node from df.instances as i where i.id = p_instance_id
+        ) as u (id)
+        group by u.id
+        having count(*) > 1
+    );
+exception
+    when data_exception then
+        return false;
+end
+$$;
+
+comment on function df._is_tree(text) is 'Whether the nodes of an instance can be walked through';
+
 -- For every node the status to show, and the ancestor that it follows from.
 --
 -- A stamp is "<scope>::<generation>"; a scope below the root names its parents as
@@ -86,7 +114,7 @@ as $$
                 case when j.status in ('completed', 'failed') and j.superseded then 'pending' else j.status end,
                 case when j.status in ('completed', 'failed') and not j.superseded then j.id::text end
         ) as v (status, ended)
-        where i.id = p_instance_id
+        where i.id = p_instance_id and (select df._is_tree(p_instance_id))
         union all
         select j.id, v.status, v.ancestor, v.ended, h.highest, h.highest_id
         from walk as w

@@ -227,6 +227,9 @@ begin
     if not found then
         return format('Instance ''%s'' not found', p_instance_id);
     end if;
+    if not df._is_tree(v_instance.id) then
+        return format('Cannot explain instance ''%s'': its nodes are no tree; see df.instance_nodes(''%s'')', v_instance.id, v_instance.id);
+    end if;
     select g.nodes into v_nodes from df._drawable_instance(v_instance.id) as g;
     if v_nodes is null then
         return format('No nodes found for instance ''%s''', v_instance.id);

@@ -118,7 +118,7 @@ begin
         when 'instance' then
             select g.nodes, g.root into v_graph from df._drawable_instance(v_id) as g;
             return case
-                when v_graph.nodes is null then df._explain_instance(p_input)
+                when v_graph.nodes is null or not df._is_tree(v_id) then df._explain_instance(p_input)
                 else df._mermaid(v_graph.nodes, v_graph.root)
             end;
         when 'node', 'sql' then

@@ -195,3 +195,49 @@ def test_paging_reads_indexes_only_as_far_as_the_page_goes(
                 owner, "select pg_stat_get_xact_tuples_returned('df.instances'::regclass)"
             )
             assert after - before == 0  # nothing was read by scanning the table
+
+
+def then(left: int, right: int) -> tuple[str, str | None, int | None, int | None]:
+    return "THEN", None, left, right
+
+
+LEAF = ("SQL", "select 1", None, None)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        {1: then(1, 1)},
+        {1: then(2, 3), 2: then(1, 3), 3: LEAF},
+        {**{n: then(n + 1, n + 1) for n in range(1, 60)}, 60: LEAF},
+        {1: ("IF", "no JSON", 2, 2), 2: LEAF},
+        {1: ("JOIN", '{"extra_nodes": 5}', 2, 3), 2: LEAF, 3: LEAF},
+        {1: ("IF", '{"condition_node": "\\u0000"}', 2, 3), 2: LEAF, 3: LEAF},
+    ],
+    ids=["itself", "a circle", "two to the 59th", "no JSON", "no list", "NUL"],
+)
+def test_nodes_that_are_no_tree_are_shown_all_the_same(
+    alice: Connection, nodes: dict[int, tuple[str, str | None, int | None, int | None]]
+) -> None:
+    """They can be inserted by hand; the worker refuses to run them."""
+
+    def name(number: int | None) -> str | None:
+        return None if number is None else f"{number:08x}"
+
+    i = secrets.token_hex(4)
+    with alice.transaction():
+        alice.execute(
+            "insert into df.instances (id, root_node, submitted_by) values (%s, %s, current_user::regrole)",
+            [i, name(1)],
+        )
+        for number, (kind, query, left, right) in nodes.items():
+            alice.execute(
+                "insert into df.nodes (id, instance_id, node_type, query, left_node, right_node, submitted_by)"
+                " values (%s, %s, %s, %s, %s, %s, current_user::regrole)",
+                [name(number), i, kind, query, name(left), name(right)],
+            )
+    alice.execute("set statement_timeout = '5s'")
+    shown = rows(alice, "select node_id, inferred_status from df.instance_nodes(%s)", i)
+    assert dict(shown) == {name(number): "pending" for number in nodes}
+    for function in ("df.explain", "df.explain_mermaid"):
+        assert "are no tree" in value(alice, f"select {function}(%s)", i)

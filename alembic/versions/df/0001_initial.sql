@@ -2909,6 +2909,34 @@ $$;
 
 comment on function df._children(text, text, text, text) is 'The children of a node in reading order';
 
+-- Whether the nodes of an instance can be walked through: none has two parents, the root has none, and
+-- configuration can be read. Those that df.start has written can; the worker refuses others.
+create function df._is_tree(p_instance_id text) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return not exists (
+        select
+        from (
+            select c.id
+            from df.nodes as n
+            cross join lateral df._children(n.node_type, n.query, n.left_node, n.right_node) as c
+            where n.instance_id = p_instance_id
+            union all
+            select i.root_node from df.instances as i where i.id = p_instance_id
+        ) as u (id)
+        group by u.id
+        having count(*) > 1
+    );
+exception
+    when data_exception then
+        return false;
+end
+$$;
+
+comment on function df._is_tree(text) is 'Whether the nodes of an instance can be walked through';
+
 -- For every node the status to show, and the ancestor that it follows from.
 --
 -- A stamp is "<scope>::<generation>"; a scope below the root names its parents as
@@ -2965,7 +2993,7 @@ as $$
                 case when j.status in ('completed', 'failed') and j.superseded then 'pending' else j.status end,
                 case when j.status in ('completed', 'failed') and not j.superseded then j.id::text end
         ) as v (status, ended)
-        where i.id = p_instance_id
+        where i.id = p_instance_id and (select df._is_tree(p_instance_id))
         union all
         select j.id, v.status, v.ancestor, v.ended, h.highest, h.highest_id
         from walk as w
@@ -3495,6 +3523,9 @@ begin
     if not found then
         return format('Instance ''%s'' not found', p_instance_id);
     end if;
+    if not df._is_tree(v_instance.id) then
+        return format('Cannot explain instance ''%s'': its nodes are no tree; see df.instance_nodes(''%s'')', v_instance.id, v_instance.id);
+    end if;
     select g.nodes into v_nodes from df._drawable_instance(v_instance.id) as g;
     if v_nodes is null then
         return format('No nodes found for instance ''%s''', v_instance.id);
@@ -3744,7 +3775,7 @@ begin
         when 'instance' then
             select g.nodes, g.root into v_graph from df._drawable_instance(v_id) as g;
             return case
-                when v_graph.nodes is null then df._explain_instance(p_input)
+                when v_graph.nodes is null or not df._is_tree(v_id) then df._explain_instance(p_input)
                 else df._mermaid(v_graph.nodes, v_graph.root)
             end;
         when 'node', 'sql' then
