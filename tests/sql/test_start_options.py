@@ -297,3 +297,25 @@ def test_no_start_is_at_infinity_for_polls_could_not_reckon_with_it(
     assert by_hand.diag.constraint_name == "instances_start_at_chk"
     sending = "select duroxide.send_v1('0000000a', 1::smallint, '{}', %s::timestamptz)"
     assert refusal(owner, sending, time).sqlstate == "22008"
+
+
+@pytest.mark.parametrize(("option", "state"), [("start_at", "22007"), ("delay", "22007")])
+def test_a_time_that_is_none_is_refused_by_name(alice: Connection, option: str, state: str) -> None:
+    error = refusal(alice, START, json.dumps({option: "soon"}))
+    assert (error.sqlstate, f'option "{option}" of df.start(): ' in message(error)) == (state, True)
+    assert error.diag.message_hint
+
+
+def test_a_key_that_came_after_the_snapshot_asks_for_a_new_transaction(
+    alice: Connection, alice_again: Connection
+) -> None:
+    with alice.transaction():
+        alice.execute("set transaction isolation level repeatable read")
+        alice.execute("select count(*) from df.instances")
+        first = begin(alice_again, idempotency_key="seen too late")
+        with (
+            pytest.raises(psycopg.errors.SerializationFailure, match="seen too late"),
+            alice.transaction(),
+        ):
+            begin(alice, idempotency_key="seen too late")
+    assert begin(alice, idempotency_key="seen too late") == first

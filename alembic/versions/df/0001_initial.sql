@@ -2282,18 +2282,15 @@ declare
     v_database text := options ->> 'database';
     v_key text := options ->> 'idempotency_key';
     v_start_at timestamptz;
+    v_vars jsonb;
+    v_constraint text;
     v_node text;
     v_id text;
 begin
     perform df._require_argument(0, fut), df._require_argument(1, options::text);
     perform df._check_start_options(options);
-    v_start_at := coalesce(
-        (options ->> 'start_at')::timestamptz, clock_timestamp() + (options ->> 'delay')::interval
-    );
-    if not isfinite(v_start_at) then
-        raise exception 'option "%" of df.start() must lead to a point in time, not to %',
-            case when options ->> 'delay' is null then 'start_at' else 'delay' end, v_start_at
-            using errcode = 'XX000', hint = 'Leave it out to start at once, or wait for a signal to start some day.';
+    if options ->> 'start_at' is not null or options ->> 'delay' is not null then
+        v_start_at := df._start_time(options ->> 'start_at', options ->> 'delay');
     end if;
     v_node := df._start_step(fut);
     perform df._check_database(v_database);
@@ -2310,13 +2307,49 @@ begin
             return v_id;
         end if;
     end if;
-    return df._write_instance(
-        v_node, label, v_database, df._own_vars() || coalesce(options -> 'vars', '{}'), v_start_at, v_key
-    );
+    v_vars := df._own_vars() || coalesce(options -> 'vars', '{}');
+    if v_key is null then
+        return df._write_instance(v_node, label, v_database, v_vars, v_start_at);
+    end if;
+    begin
+        return df._write_instance(v_node, label, v_database, v_vars, v_start_at, v_key);
+    exception
+        when unique_violation then
+            get stacked diagnostics v_constraint = constraint_name;
+            if v_constraint <> 'idx_instances_idempotency_key' then
+                raise;
+            end if;
+            raise exception 'a workflow with idempotency key "%" was started after the snapshot of this transaction', v_key
+                using errcode = '40001', hint = 'Try again in a new transaction, which sees it.';
+    end;
 end
 $$;
 
 comment on function df.start(text, jsonb, text) is 'Starts a workflow with options: vars, idempotency_key, on_conflict, start_at, delay, database';
+
+create function df._start_time(p_start_at text, p_delay text) returns timestamptz
+language plpgsql stable
+as $$
+declare
+    v_option constant text := case when p_delay is null then 'start_at' else 'delay' end;
+    v_start_at timestamptz;
+begin
+    begin
+        v_start_at := coalesce(p_start_at::timestamptz, clock_timestamp() + p_delay::interval);
+    exception
+        when data_exception then
+            raise exception 'option "%" of df.start(): %', v_option, sqlerrm using errcode = sqlstate,
+                hint = 'start_at is a time such as "2030-01-31 08:00+01", delay an interval such as "2 hours".';
+    end;
+    if not isfinite(v_start_at) then
+        raise exception 'option "%" of df.start() must lead to a point in time, not to %', v_option, v_start_at
+            using errcode = 'XX000', hint = 'Leave it out to start at once, or wait for a signal to start some day.';
+    end if;
+    return v_start_at;
+end
+$$;
+
+comment on function df._start_time(text, text) is 'The time of the first step, of the options start_at and delay';
 
 create function df._check_start_options(p_options jsonb) returns void
 language plpgsql stable
