@@ -83,6 +83,7 @@ class Wakeups:
         self._waking: asyncio.Task[None] | None = None
         self._begun: set[InstanceId] = set()
         self._telling: asyncio.TimerHandle | None = None
+        self._due: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -93,9 +94,10 @@ class Wakeups:
             ]
 
     async def close(self) -> None:
-        if self._telling is not None:
-            self._telling.cancel()
-            self._telling = None
+        for timer in (self._telling, self._due):
+            if timer is not None:
+                timer.cancel()
+        self._telling = self._due = None
         tasks, self._tasks = self._tasks, []
         tasks += [task for task in (self._waking, self._registering) if task is not None]
         tasks += self._registrations
@@ -300,7 +302,7 @@ class Wakeups:
                 continue
             parameters = {"waiter": self._waiter, "topics": Texts(topics), "for_ms": REGISTERED_MS}
             try:
-                ((turns, activities, _, _),) = await self._connection.call(
+                ((turns, activities, next_due_ms, now_ms),) = await self._connection.call(
                     "idle", self._idle, parameters
                 )
             except ProviderError as error:
@@ -309,5 +311,9 @@ class Wakeups:
             self._registered.update(dict.fromkeys(topics, now + 2 * SAFETY_S))
             if turns:
                 self.turns.give()
+            elif next_due_ms is not None and next_due_ms - now_ms < SAFETY_S * 1000:
+                # Of another process, which may be gone, or be one that can't take it.
+                delay_s = (next_due_ms - now_ms) / 1000
+                self._due = asyncio.get_running_loop().call_later(delay_s, self.turns.give)
             if activities:
                 self.activities.give()

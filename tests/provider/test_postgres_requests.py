@@ -16,6 +16,7 @@ from duroxide.providers.base import Enqueue, LeasedTurn, Message, MessageKind
 from duroxide.runtime.runtime import AsyncRuntime
 from duroxide.runtime.watching import LOOK_AGAIN_MS
 from duroxide.state import ExecutionStatus
+from duroxide_pg import wakeups
 from duroxide_pg.waiting import SHORTEST_POLL_S
 from duroxide_pg.wakeups import PATIENCE_S
 from tests.provider.postgres_store import empty, installed_dsn
@@ -137,3 +138,21 @@ class TestAfterAPollThatLeftNothingBehind:
         answer = await provider.poll_turns(worker="w", want=9, lease_ms=60_000)
         assert answer.turns == ()
         assert provider.requests == before + 1
+
+
+async def test_what_another_process_has_put_off_is_taken_when_it_is_due(
+    installed_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one may be gone by then, or be one that can't take it, and put it off again and again."""
+    monkeypatch.setattr(wakeups, "SAFETY_S", 1.5)
+    empty(installed_dsn)
+    idle, other = CountingProvider(installed_dsn), CountingProvider(installed_dsn)
+    await idle.start()
+    await other.start()
+    polling = asyncio.create_task(poll(idle))
+    await asyncio.sleep(0.5)
+    await send(other, "i1", in_ms=1_500)  # it looks a second from now, and then half a second early
+    (turn,) = await polling
+    assert turn.waited_ms < 800, "it came when the idle process looked the next time"
+    await idle.close()
+    await other.close()
