@@ -98,18 +98,18 @@ class SqlSteps:
         """Run the text of a step that is about to be leased, if that can't be noticed.
 
         It has to be one that only its record can commit, and there has to be a session for it.
+
+        Raises:
+            StepFailed: it can't be run at all.
         """
         step = self._roles.known(step)
         role = step.submitted_by
-        options = step.options
         if (
             step.database not in (None, self._home_database)
             or self._identity.actor(role).set_role is not None
             or not self._connections.has_any(role, None)
-            or options.tx == "none"
-            or options.isolation != "read committed"  # its snapshot would not show the lease
-            or (step.workflow_id, step.node_id) in self._need_no_transaction
-            or transaction_end(step.query) is not None
+            or step.options.isolation != "read committed"  # its snapshot would not show the lease
+            or not self._in_transaction(step)
         ):
             return None
         early = EarlyStep(step)
